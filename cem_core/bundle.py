@@ -1,0 +1,32 @@
+"""What ships with the program: models, sample images, start statistics, icons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_HERE: Final = Path(__file__).parent
+ASSETS: Final = next((p for p in (_HERE / "assets", _HERE.parent / "assets") if p.is_dir()), _HERE / "assets")
+"""Inside the package when installed, beside it in a checkout."""
+
+DEFAULT_MODEL: Final = "cifar10-robust-l2"
+
+
+def models() -> dict[str, Path]:
+    """The bundled checkpoints by name, the default first."""
+    found = {p.stem: p for p in sorted((ASSETS / "models").glob("*.safetensors"))}
+    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
+
+
+def samples() -> list[Path]:
+    """The bundled images; `horse-1.jpg` shows a horse."""
+    return sorted(p for p in (ASSETS / "samples").iterdir() if p.suffix in {".png", ".jpg"})
+
+
+def sample_class(path: str | Path) -> str:
+    """What a bundled image shows, from its name."""
+    return Path(path).stem.rsplit("-", 1)[0]
+
+
+def start_statistics() -> list[Path]:
+    return sorted((ASSETS / "starts").glob("*.safetensors"))

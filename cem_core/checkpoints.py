@@ -1,0 +1,238 @@
+"""Files of weights → models: sniff → read safely → unwrap → recognise → build strictly → report.
+
+Nothing from a file is ever imported or run: safetensors has no code, and torch files are read with
+`weights_only=True` and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cem_core import bundle
+from cem_core.messages import Checkpoint, Device, Fact, Precision, Refused, Source
+from cem_core.models import FAMILIES, Model, Plan
+
+_LEGACY: Final = bytes.fromhex("80028a0a6cfc9c46f920")
+_WRAPPERS: Final = ("state_dict_ema", "model_ema", "model_state_dict", "model", "state_dict", "net")
+_PREFIXES: Final = ("module.", "_orig_mod.", "model.")
+_CIFAR: Final = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
+@dataclass(frozen=True)
+class _Contents:
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def resolve(reference: str) -> Path:
+    """The file behind a bundled name or a path. Raises Refused if there is none."""
+    bundled = bundle.models()
+    if reference in bundled:
+        return bundled[reference]
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        raise Refused(f"{path.name} is a folder: choose a checkpoint file.")
+    if not path.exists():
+        raise Refused(
+            f"There is no model or file called {reference}: give a path, or one of {', '.join(bundled)}."
+        )
+    return path
+
+
+def load(reference: str, device: Device = "auto", precision: Precision = "float32") -> tuple[Model, Checkpoint]:
+    """A frozen model and what is known of it; the last few stay in memory.
+
+    Args:
+        reference: name of a bundled model, or path of a checkpoint.
+
+    Raises:
+        Refused: the file cannot be opened, or is no model that is known here.
+    """
+    path = resolve(reference).resolve()
+    try:
+        stat = path.stat()
+        return _load(path, (stat.st_mtime_ns, stat.st_size), where(device), precision)
+    except OSError as error:
+        raise Refused(f"{path.name} cannot be read: {error.strerror or error}.") from error
+
+
+def where(device: Device) -> torch.device:
+    """The device a choice means on this machine. Raises Refused if it has none such."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refused("This machine has no CUDA device that torch can use: choose cpu or auto.")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, _version: tuple[int, int], device: torch.device, precision: Precision) -> tuple[Model, Checkpoint]:
+    contents = unwrap(path.name, _READERS[sniff(path)](path))
+    plan = recognise(path.name, contents)
+    network = plan.build()
+    wanted = network.state_dict()
+    ignored = tuple(sorted(contents.tensors.keys() - wanted.keys()))
+    kept = {key: value for key, value in contents.tensors.items() if key in wanted}
+    # Batch counters are read by nothing at inference, and some writers leave them out.
+    kept |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked") and key not in kept}
+    try:
+        network.load_state_dict(kept, strict=True)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise Refused(f"{path.name} looks like a {plan.title}, but its weights do not fit: {reason}") from error
+    report = _report(path, contents, plan, ignored)
+    mean, std = _normalisation(contents, plan)[:2]
+    model = Model(network, mean, std).frozen(device, getattr(torch, precision))
+    return model, report
+
+
+def sniff(path: Path) -> str:
+    """The format of a file by its bytes, never by its extension: a key of the readers. Raises Refused."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    name = path.name
+    if not head:
+        raise Refused(f"{name} is empty: the download or copy did not finish.")
+    if head.startswith(b"PK\x03\x04"):
+        return "torch zip"
+    if head.startswith(_LEGACY):
+        return "torch legacy"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 * 2**20:
+        return "safetensors"
+    for magic, what in _STRANGERS:
+        if head.lstrip()[: len(magic)].lower() == magic:
+            raise Refused(f"{name} is {what}, not a checkpoint.")
+    if head[257:262] == b"ustar":
+        raise Refused(f"{name} is a tar archive: unpack it and open the checkpoint inside.")
+    if not head.translate(None, bytes(range(32, 127)) + b"\r\n\t"):
+        raise Refused(f"{name} is a text file, not a checkpoint.")
+    raise Refused(f"{name} is not a checkpoint that is known here: safetensors and torch files are.")
+
+
+_STRANGERS: Final = (
+    (b"<!doctype", "a web page (the download did not give the file)"),
+    (b"<html", "a web page (the download did not give the file)"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89hdf", "an HDF5 file"),
+    (b"\x80\x04\x95", "a bare pickle, which may run code when read"),
+    (b"\x89png", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+)
+
+
+def _read_safetensors(path: Path) -> _Contents:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _Contents({key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
+    except SafetensorError as error:
+        raise Refused(f"{path.name} is a damaged safetensors file: copy or download it again.") from error
+
+
+def _read_torch(path: Path) -> _Contents:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Refused(
+            f"{path.name} holds Python objects beside its weights, which could run code: "
+            "save only its state dict, or convert it to safetensors."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path.name} is a damaged or incomplete torch file: copy or download it again.") from error
+    return _Contents(found if isinstance(found, dict) else {"": found}, {})
+
+
+_READERS: Final[Mapping[str, Callable[[Path], _Contents]]] = {
+    "safetensors": _read_safetensors,
+    "torch zip": _read_torch,
+    "torch legacy": _read_torch,
+}
+
+
+def unwrap(name: str, contents: _Contents) -> _Contents:
+    """The state dict inside what was read, without wrappers and prefixes. Raises Refused if there is none."""
+    tensors: Any = contents.tensors
+    while inner := next((tensors[k] for k in _WRAPPERS if isinstance(tensors.get(k), Mapping)), None):
+        tensors = inner
+    tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise Refused(f"{name} holds no weights: open the file that has the model's state dict.")
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return _Contents(tensors, contents.metadata)
+
+
+def recognise(name: str, contents: _Contents) -> Plan:
+    """The family that knows these keys. Raises Refused if none does."""
+    shapes = {key: tuple(value.shape) for key, value in contents.tensors.items()}
+    for family in FAMILIES:
+        if plan := family(shapes, contents.metadata):
+            return plan
+    first = ", ".join(list(shapes)[:3])
+    raise Refused(f"{name} is of no architecture that is known here (its first weights: {first}).")
+
+
+def _normalisation(contents: _Contents, plan: Plan) -> tuple[tuple[float, ...], tuple[float, ...], Source]:
+    mean, std = (_entry(contents, key, list[float]) for key in ("mean", "std"))
+    if mean and std and len(mean) == len(std) == plan.channels:
+        return tuple(mean), tuple(std), "file"
+    if plan.channels == 3:
+        return *_CIFAR, "guess"
+    return (0.0,) * plan.channels, (1.0,) * plan.channels, "guess"
+
+
+def _entry(contents: _Contents, key: str, kind: Any) -> Any:
+    """A metadata value that is JSON of the kind, else None."""
+    try:
+        return msgspec.json.decode(contents.metadata[key].encode(), type=kind)
+    except (KeyError, msgspec.MsgspecError):
+        return None
+
+
+def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...]) -> Checkpoint:
+    names = _entry(contents, "classes", list[str])
+    named = bool(names) and len(names) == plan.classes
+    mean, std, source = _normalisation(contents, plan)
+    size = _entry(contents, "image_size", int)
+    bundled = bundle.models().get(path.stem) == path
+    facts = [
+        Fact("family", plan.title, "file"),
+        *plan.facts,
+        Fact("normalisation", f"mean {_list(mean)}, std {_list(std)}", source),
+        Fact("image size", f"{size or plan.size}×{size or plan.size}", "file" if size else "guess"),
+        Fact("class names", f"{plan.classes} names" if named else "numbers", "file" if named else "guess"),
+    ]
+    if training := contents.metadata.get("training"):
+        facts.append(Fact("training", training, "file"))
+    return Checkpoint(
+        name=path.stem if bundled else path.name,
+        path=str(path),
+        sha256=_sha256(path),
+        title=plan.title,
+        family=plan.family,
+        parameters=sum(v.numel() for k, v in contents.tensors.items() if v.is_floating_point() and "running_" not in k),
+        classes=tuple(names) if named else tuple(f"class {i}" for i in range(plan.classes)),
+        channels=plan.channels,
+        size=size or plan.size,
+        facts=tuple(facts),
+        ignored=ignored,
+    )
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return "/".join(f"{v:.4g}" for v in values)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

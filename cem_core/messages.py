@@ -1,0 +1,192 @@
+"""Every message that crosses a border: frozen, typed, numpy only.
+
+Settings (`Sampler`, `Chain`, `RunSpec`) travel down from a window or a command line; a run answers with one
+stream of `RunStart`, `Step` … `Step`, `RunEnd`. The same structs are the JSON that is written into files.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Norm = Literal["l2", "linf"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+Reason = Literal["done", "stopped", "failed"]
+Source = Literal["file", "name", "guess"]
+
+MAX_STEPS = 100_000
+MAX_CHAINS = 1024
+MAX_SEED = 2**63 - 1
+
+
+class Refused(ValueError):
+    """Bad input, told in one sentence that is fit to be shown: what is wrong, and what to do."""
+
+
+def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    if not inside:
+        bounds = f"above {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
+        raise Refused(f"{name} must be a number {bounds}, not {value:g}.")
+
+
+class Sampler(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A row of numbers: drift = a·∇f(x,y) + b·∇LSE(x), one step of size `step_size`, then noise, then the ball.
+
+    Raises:
+        Refused: a number is outside its range, infinite or NaN.
+    """
+
+    name: str
+    a: float
+    """Weight of the class part ∇f(x,y)."""
+    b: float
+    """Weight of the marginal part ∇LSE(x)."""
+    step_size: float = 0.25
+    """Length of one step in pixel units of [0,1] (per pixel for the L∞ norm)."""
+    noise: float = 0.0
+    """Standard deviation of the Gaussian noise added at each step, in pixel units."""
+    norm: Norm = "l2"
+    """Norm in which the drift is normalised and the ball is measured."""
+    radius: float | None = None
+    """Radius of the ball around the start; None: no ball."""
+    steps: int = 60
+    random_start: bool = False
+    """Begin at a point drawn uniformly from the ball."""
+    normalised: bool = True
+    """Normalise the drift of each chain (L2: unit length; L∞: sign); False: plain gradient steps."""
+
+    def __post_init__(self) -> None:
+        _number("Weight a", self.a, -10, 10)
+        _number("Weight b", self.b, -10, 10)
+        _number("Step size", self.step_size, 0, 1000, above=True)
+        _number("Noise", self.noise, 0, 10)
+        if self.radius is not None:
+            _number("Radius", self.radius, 0, 10_000, above=True)
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise Refused(f"Steps must be between 1 and {MAX_STEPS:,}, not {self.steps:,}.")
+        if self.random_start and self.radius is None:
+            raise Refused("A random start needs a ball: give a radius.")
+
+
+class ImageStart(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
+    path: str
+
+
+class GaussianStart(msgspec.Struct, frozen=True, tag="gaussian", tag_field="kind"):
+    """Drawn from the Gaussian of the chain's class."""
+
+
+class NoiseStart(msgspec.Struct, frozen=True, tag="noise", tag_field="kind"):
+    """Uniform noise in [0,1]."""
+
+
+Start: TypeAlias = ImageStart | GaussianStart | NoiseStart
+
+
+class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One image being moved. `label` is the y of f(x,y); None: the class the model sees in the start."""
+
+    start: Start
+    seed: int = 0
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise Refused(f"A seed must be between 0 and {MAX_SEED}, not {self.seed}.")
+
+
+class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that decides the pixels of a run, on one machine."""
+
+    id: str
+    checkpoint: str
+    sampler: Sampler
+    chains: tuple[Chain, ...]
+    device: Device = "auto"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.chains) <= MAX_CHAINS:
+            raise Refused(f"A run needs between 1 and {MAX_CHAINS:,} chains, not {len(self.chains):,}.")
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """One thing that the loader believes about a checkpoint, and where it comes from."""
+
+    what: str
+    value: str
+    source: Source
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What is known of a checkpoint once it has been opened."""
+
+    name: str
+    path: str
+    sha256: str
+    title: str
+    family: str
+    parameters: int
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    """Side of the square input, in pixels."""
+    facts: tuple[Fact, ...]
+    ignored: tuple[str, ...] = ()
+    """Keys of the file that the network does not use."""
+
+
+class RunStart(msgspec.Struct, frozen=True):
+    spec: RunSpec
+    checkpoint: Checkpoint
+    labels: tuple[int, ...]
+    """y of each chain, with what the model saw filled in."""
+    names: tuple[str, ...]
+    """What each chain started from, in a word."""
+    notes: tuple[str, ...]
+    """What was done to the image of each chain to make it fit the model; empty where nothing was."""
+    device: str
+    versions: dict[str, str]
+
+
+class Step(msgspec.Struct, frozen=True, eq=False):
+    """The chains after `index` steps; index 0 is the start. B chains, K classes."""
+
+    run: str
+    index: int
+    sampler: Sampler
+    """The row in force when this step was made (at index 0: the one it begins with)."""
+    pixels: Floats
+    """(B, C, H, W) in [0,1]."""
+    energy: Floats
+    """(B,) E(x) = -LSE(x)."""
+    joint: Floats
+    """(B,) E(x,y) = -f(x,y)."""
+    logits: Floats
+    """(B, K) f(x,·)."""
+    gradient_norm: Floats
+    """(B,) L2 norm of the drift a·∇f + b·∇LSE, before normalisation."""
+    distance: Floats
+    """(B,) ‖x - x₀‖ in the norm of the sampler."""
+
+    @property
+    def log_p(self) -> Floats:
+        """(B,) log p(y|x) = E(x) - E(x,y)."""
+        return self.energy - self.joint
+
+
+class RunEnd(msgspec.Struct, frozen=True):
+    run: str
+    reason: Reason
+    detail: str = ""
+    """One sentence; empty unless there is something to say."""
+
+
+Message: TypeAlias = RunStart | Step | RunEnd

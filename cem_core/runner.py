@@ -1,0 +1,136 @@
+"""One run: a plain generator of messages. The one file that joins model, starts and sampler."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cem_core import __version__, checkpoints, samplers, starts
+from cem_core.messages import Chain, Checkpoint, Floats, Message, Refused, RunEnd, RunSpec, RunStart, Sampler, Step
+from cem_core.models import Model
+from cem_core.samplers import Reading, State
+
+log = logging.getLogger(__name__)
+
+
+def play(spec: RunSpec, live: Callable[[], Sampler | None] | None = None) -> Iterator[Message]:
+    """RunStart, Step 0, Step 1, …, RunEnd. Nothing is raised: a failure is a RunEnd that says why.
+
+    Args:
+        live: asked before every step for the row to make it with; it may block to pause, and None stops the run.
+            By default the row of the spec is used to the end.
+    """
+    try:
+        yield from _play(spec, live or (lambda: spec.sampler))
+    except Refused as refused:
+        yield RunEnd(spec.id, "failed", str(refused))
+    except (MemoryError, torch.OutOfMemoryError):
+        yield RunEnd(spec.id, "failed", f"{len(spec.chains)} chains do not fit into memory: use fewer.")
+    except Exception as error:
+        log.exception("run %s failed", spec.id)
+        yield RunEnd(spec.id, "failed", f"Something went wrong ({error}): the log file has the details.")
+
+
+@dataclass
+class _Course:
+    """Turns what the live row says into the next row, and remembers why a run ended."""
+
+    live: Callable[[], Sampler | None]
+    stopped: bool = False
+
+    def following(self, index: int) -> Sampler | None:
+        sampler = self.live()
+        self.stopped = sampler is None
+        return sampler if sampler is not None and index < sampler.steps else None
+
+
+def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message]:
+    model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision)
+    for chain in spec.chains:
+        _check_label(chain, checkpoint)
+    x0, names, notes = starts.make(checkpoint, spec.chains)
+    x0 = x0.to(model.device)
+    labels = _labels(model, x0, spec.chains)
+    yield RunStart(
+        spec=spec,
+        checkpoint=checkpoint,
+        labels=tuple(labels.tolist()),
+        names=tuple(names),
+        notes=tuple(notes),
+        device=_device_name(model.device),
+        versions=versions(),
+    )
+    course = _Course(live)
+    state = samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
+    for state, reading, sampler in samplers.evolve(model, spec.sampler, state, course.following):
+        message = _message(spec.id, state, reading, sampler)
+        if broken := _broken(message):
+            yield RunEnd(spec.id, "failed", broken)
+            return
+        yield message
+    yield RunEnd(spec.id, "stopped" if course.stopped else "done")
+
+
+def _check_label(chain: Chain, checkpoint: Checkpoint) -> None:
+    if chain.label is not None and not 0 <= chain.label < len(checkpoint.classes):
+        raise Refused(f"{checkpoint.name} has no class {chain.label}: it has 0 to {len(checkpoint.classes) - 1}.")
+
+
+def _labels(model: Model, x0: Tensor, chains: tuple[Chain, ...]) -> Tensor:
+    """y of each chain; where none is given, the class that the model sees in the start."""
+    if all(chain.label is not None for chain in chains):
+        return torch.tensor([chain.label for chain in chains], device=x0.device)
+    with torch.no_grad():
+        seen = model(x0).argmax(1)
+    given = [seen[i] if chain.label is None else torch.tensor(chain.label) for i, chain in enumerate(chains)]
+    return torch.stack([label.to(x0.device) for label in given])
+
+
+def _message(run: str, state: State, reading: Reading, sampler: Sampler) -> Step:
+    return Step(
+        run=run,
+        index=state.step,
+        sampler=sampler,
+        pixels=_numpy(state.x),
+        energy=_numpy(reading.energy),
+        joint=_numpy(reading.joint),
+        logits=_numpy(reading.logits),
+        gradient_norm=_numpy(reading.gradient_norm),
+        distance=_numpy(reading.distance),
+    )
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.float().cpu().numpy())
+
+
+def _broken(step: Step) -> str:
+    """A sentence if a number of the step is not finite, which no later step could mend."""
+    for what, values in (("E(x)", step.energy), ("E(x,y)", step.joint), ("The gradient", step.gradient_norm)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            return (
+                f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before are kept. "
+                "Try a smaller step size, less noise, or float32."
+            )
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """What decides the pixels, for the record."""
+    return {
+        "cem-explorer": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -1,0 +1,145 @@
+"""A run as it was recorded: every step, in memory within a budget, older ones on disk.
+
+The sampling thread appends while the window reads: both may be done at once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+import numpy as np
+
+from cem_core.messages import Floats, RunEnd, RunStart, Sampler, Step
+
+BUDGET: Final = 512 * 2**20
+"""Bytes of pixels that a session keeps in memory unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The scalars of T steps of B chains, K classes."""
+
+    energy: Floats  # (T, B)
+    joint: Floats  # (T, B)
+    gradient_norm: Floats  # (T, B)
+    distance: Floats  # (T, B)
+    logits: Floats  # (T, B, K)
+
+    @property
+    def log_p(self) -> Floats:
+        """(T, B) log p(y|x) = E(x) - E(x,y)."""
+        return self.energy - self.joint
+
+
+_SCALARS: Final = ("energy", "joint", "gradient_norm", "distance", "logits")
+
+
+class Session:
+    """The recorded steps of one run, indexed like a list.
+
+    Args:
+        start: the first message of the run.
+        budget: bytes of pixels to keep in memory; older steps move to an unnamed temporary file, uncompressed,
+            so that any step is one read away.
+    """
+
+    def __init__(self, start: RunStart, *, budget: int = BUDGET) -> None:
+        self.start = start
+        self.end: RunEnd | None = None
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._count = 0
+        self._spilled = 0
+        self._spill: IO[bytes] | None = None
+        self._pixels: list[Floats | None] = []
+        self._samplers: list[Sampler] = []
+        self._scalars: dict[str, Floats] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Step:
+        """The step, with pixels from memory or disk. Raises IndexError outside 0 … len-1, OSError if the disk fails."""
+        with self._lock:
+            if not 0 <= index < self._count:
+                raise IndexError(f"step {index} of {self._count}")
+            pixels = self._pixels[index]
+            if pixels is None:
+                pixels = self._read(index)
+            scalars: dict[str, Any] = {name: self._scalars[name][index] for name in _SCALARS}
+            return Step(self.start.spec.id, index, self._samplers[index], pixels, **scalars)
+
+    @property
+    def numbers(self) -> Numbers:
+        """The scalars so far: views, not copies; steps appended later do not change them."""
+        with self._lock:
+            return Numbers(**{name: self._scalars[name][: self._count] for name in _SCALARS})
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of pixels held in memory."""
+        with self._lock:
+            return sum(p.nbytes for p in self._pixels[self._spilled :] if p is not None)
+
+    @property
+    def changes(self) -> list[tuple[int, Sampler]]:
+        """(first step made with it, row) wherever the sampler changed during the run; enough to replay it."""
+        rows = self._samplers[: self._count]
+        return [(i, rows[i]) for i in range(1, len(rows)) if rows[i] != rows[i - 1]]
+
+    def append(self, step: Step) -> None:
+        """Record the next step. Raises ValueError if it is not the next, OSError if the disk is full."""
+        with self._lock:
+            if step.index != self._count:
+                raise ValueError(f"step {step.index} follows {self._count - 1}")
+            self._make_room(step.pixels.nbytes)
+            for name in _SCALARS:
+                self._store(name, getattr(step, name))
+            self._pixels.append(step.pixels)
+            self._samplers.append(step.sampler)
+            self._count += 1
+
+    def close(self) -> None:
+        """Forget the steps and delete what was spilled. A closed session is empty."""
+        with self._lock:
+            self._count = self._spilled = 0
+            self._pixels.clear()
+            self._samplers.clear()
+            self._scalars.clear()
+            if self._spill is not None:
+                self._spill.close()
+                self._spill = None
+
+    def _store(self, name: str, row: Floats) -> None:
+        table = self._scalars.get(name)
+        if table is None or self._count == len(table):
+            grown: Floats = np.empty((max(64, 2 * self._count), *row.shape), np.float32)
+            if table is not None:
+                grown[: self._count] = table
+            self._scalars[name] = table = grown
+        table[self._count] = row
+
+    def _make_room(self, nbytes: int) -> None:
+        while self._spilled < self._count and (self._count - self._spilled + 1) * nbytes > self._budget:
+            pixels = self._pixels[self._spilled]
+            assert pixels is not None
+            if self._spill is None:
+                self._spill = tempfile.TemporaryFile(prefix="cem-explorer-")  # noqa: SIM115 - closed in close()
+            self._spill.seek(self._spilled * pixels.nbytes)
+            self._spill.write(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
+            self._pixels[self._spilled] = None
+            self._spilled += 1
+
+    def _read(self, index: int) -> Floats:
+        assert self._spill is not None
+        newest = self._pixels[-1]
+        assert newest is not None
+        self._spill.seek(index * newest.nbytes)
+        return np.frombuffer(self._spill.read(newest.nbytes), np.float32).reshape(newest.shape)

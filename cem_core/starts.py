@@ -1,0 +1,131 @@
+"""Where chains begin: an image, the Gaussian of a class, or noise.
+
+Class Gaussians follow Santurkar et al. 2019: N(mean_y, cov_y + 1e-4·I) of the training images of class y, here with the
+covariance as `rank` leading directions and a per-pixel remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from cem_core import bundle, images
+from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused
+
+_START_KEY: Final = np.uint64(2**63 + 2)
+"""Where the keys of starts lie: beyond any step, so a start is independent of the noise of its chain."""
+
+
+def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Tensor, list[str], list[str]]:
+    """(B, C, H, W) in [0,1], the name of each start, and what was done to each image.
+
+    Raises:
+        Refused: an image cannot be read, or there are no statistics for the classes of this model.
+    """
+    pixels, names, notes = [], [], []
+    for chain in chains:
+        random = np.random.Generator(np.random.Philox(key=np.array([chain.seed, _START_KEY], np.uint64)))
+        shape = (checkpoint.channels, checkpoint.size, checkpoint.size)
+        note = ""
+        if isinstance(chain.start, ImageStart):
+            path = Path(chain.start.path)
+            picture = _picture(path, _version(path), checkpoint.size, checkpoint.channels)
+            name, start, note = picture.name, picture.pixels, picture.note
+        elif isinstance(chain.start, GaussianStart):
+            if chain.label is None:
+                raise Refused("A class Gaussian start needs a class: choose a target.")
+            name = f"Gaussian of {checkpoint.classes[chain.label]}"
+            start = _statistics(checkpoint.classes, shape).draw(chain.label, random)
+        else:
+            name, start = "noise", random.random(shape, np.float32)
+        pixels.append(start)
+        names.append(name)
+        notes.append(note)
+    return torch.from_numpy(np.stack(pixels)), names, notes
+
+
+def has_gaussians(checkpoint: Checkpoint) -> bool:
+    """Whether class Gaussians are at hand for the classes and size of this model."""
+    try:
+        _statistics(checkpoint.classes, (checkpoint.channels, checkpoint.size, checkpoint.size))
+    except Refused:
+        return False
+    return True
+
+
+class Gaussians:
+    """N(mean_k, U_k U_kᵀ + diag(rest_k²)) for each class k.
+
+    mean: (K, C, H, W); directions: (K, rank, C, H, W), scaled by their deviation; rest: (K, C, H, W).
+    """
+
+    def __init__(self, mean: Floats, directions: Floats, rest: Floats) -> None:
+        self.mean, self.directions, self.rest = mean, directions, rest
+
+    def draw(self, label: int, random: np.random.Generator) -> Floats:
+        """(C, H, W), clamped to [0,1]."""
+        along = random.standard_normal(self.directions.shape[1], np.float32)
+        beside = random.standard_normal(self.mean.shape[1:], np.float32)
+        drawn = self.mean[label] + np.tensordot(along, self.directions[label], 1) + self.rest[label] * beside
+        return np.asarray(drawn.clip(0, 1), np.float32)
+
+
+def fit(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, *, rank: int, ridge: float = 1e-4) -> Gaussians:
+    """The Gaussian of each class from images (N, H, W, C); ridge is the variance added to every pixel."""
+    shape = (pixels.shape[3], *pixels.shape[1:3])
+    means, directions, rests = [], [], []
+    for label in range(classes):
+        x = pixels[labels == label].transpose(0, 3, 1, 2).reshape(-1, int(np.prod(shape))).astype(np.float32) / 255
+        if len(x) <= rank:
+            raise Refused(f"Class {label} has {len(x)} images: a covariance of rank {rank} needs more.")
+        mean = x.mean(0)
+        covariance = np.cov(x, rowvar=False)
+        values, vectors = np.linalg.eigh(covariance)
+        leading = (vectors[:, -rank:] * np.sqrt(values[-rank:].clip(0))).T[::-1]
+        rest = np.sqrt((covariance.diagonal() - (leading**2).sum(0)).clip(0) + ridge)
+        means.append(mean.reshape(shape))
+        directions.append(leading.reshape(rank, *shape))
+        rests.append(rest.reshape(shape))
+    return Gaussians(*(np.stack(part).astype(np.float32) for part in (means, directions, rests)))
+
+
+def save(gaussians: Gaussians, classes: tuple[str, ...], path: Path, source: str) -> None:
+    """Write the statistics in half precision, which is finer than the deviation of any pixel by far."""
+    metadata = {"classes": msgspec.json.encode(classes).decode(), "source": source}
+    parts = {"mean": gaussians.mean, "directions": gaussians.directions, "rest": gaussians.rest}
+    beside = path.with_name(path.name + ".partial")
+    save_file({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, beside, metadata)
+    beside.replace(path)
+
+
+@lru_cache(maxsize=4)
+def _statistics(classes: tuple[str, ...], shape: tuple[int, ...]) -> Gaussians:
+    for path in bundle.start_statistics():
+        with safe_open(path, framework="numpy") as file:
+            fits = tuple(file.get_slice("mean").get_shape()[1:]) == shape
+            if fits and msgspec.json.decode(file.metadata()["classes"]) == list(classes):
+                return Gaussians(*(file.get_tensor(key).astype(np.float32) for key in ("mean", "directions", "rest")))
+    raise Refused("There are no class Gaussians for the classes of this model: start from images or noise.")
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0  # images.prepare says what is wrong
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=256)
+def _picture(path: Path, _version: tuple[int, int], size: int, channels: int) -> images.Picture:
+    return images.prepare(path, size, channels)
