@@ -45,9 +45,7 @@ def resolve(reference: str) -> Path:
     if path.is_dir():
         raise Refused(f"{path.name} is a folder: choose a checkpoint file.")
     if not path.exists():
-        raise Refused(
-            f"There is no model or file called {reference}: give a path, or one of {', '.join(bundled)}."
-        )
+        raise Refused(f"There is no model or file called {reference}: give a path, or one of {', '.join(bundled)}.")
     return path
 
 
@@ -77,7 +75,9 @@ def where(device: Device) -> torch.device:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, _version: tuple[int, int], device: torch.device, precision: Precision) -> tuple[Model, Checkpoint]:
+def _load(
+    path: Path, _version: tuple[int, int], device: torch.device, precision: Precision
+) -> tuple[Model, Checkpoint]:
     contents = unwrap(path.name, _READERS[sniff(path)](path))
     plan = recognise(path.name, contents)
     network = plan.build()

@@ -9,11 +9,11 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,11 @@ MAX_MEMBER: Final = 64 * 2**20
 _SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation"})
 _DEPTH: Final = 6
 """Folders below the top that are looked into; also what ends a link that leads back up."""
-_UNPACK: Final = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+_UNPACK: Final[dict[bytes, Callable[[Path], Any]]] = {
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+}
 _DAMAGE: Final = (tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
 
 
@@ -192,5 +196,6 @@ def _unpacked(path: Path) -> IO[bytes]:
             raise tarfile.ReadError("cut short")
     for magic, unpack in _UNPACK.items():
         if head.startswith(magic):
-            return unpack(path, "rb")
+            unpacked: IO[bytes] = unpack(path)
+            return unpacked
     return path.open("rb")

@@ -205,8 +205,7 @@ def _colours(square: Image.Image, name: str, size: int, channels: int) -> tuple[
     grey = square.mode in _GREY
     if square.has_transparency_data:
         square = square.convert("RGBA")
-        lowest, _ = square.getchannel("A").getextrema()
-        if lowest != 255:
+        if np.asarray(square.getchannel("A")).min() < 255:
             done.append("alpha over white")
             square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
     if square.mode == "CMYK":
@@ -241,5 +240,5 @@ def _numbers(square: Image.Image, name: str, size: int, channels: int) -> tuple[
     if square.width != size:
         image = Image.fromarray(values)
         values = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3))
-    scaled = (values - np.float32(low)) / np.float32(max(high - low, np.finfo(np.float32).tiny))
+    scaled = (values - np.float32(low)) / np.float32(high - low if high > low else 1)
     return np.repeat(np.clip(scaled, 0, 1)[None], channels, axis=0), done

@@ -54,8 +54,8 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message
     model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision)
     for chain in spec.chains:
         _check_label(chain, checkpoint)
-    x0, names, notes = starts.make(checkpoint, spec.chains)
-    x0 = x0.to(model.device)
+    pixels, names, notes = starts.make(checkpoint, spec.chains)
+    x0 = torch.from_numpy(pixels).to(model.device)
     labels = _labels(model, x0, spec.chains)
     yield RunStart(
         spec=spec,
@@ -67,8 +67,8 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message
         versions=versions(),
     )
     course = _Course(live)
-    state = samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
-    for state, reading, sampler in samplers.evolve(model, spec.sampler, state, course.following):
+    begun = samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
+    for state, reading, sampler in samplers.evolve(model, spec.sampler, begun, course.following):
         message = _message(spec.id, state, reading, sampler)
         if broken := _broken(message):
             yield RunEnd(spec.id, "failed", broken)
@@ -116,8 +116,8 @@ def _broken(step: Step) -> str:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             return (
-                f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before are kept. "
-                "Try a smaller step size, less noise, or float32."
+                f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before "
+                "are kept. Try a smaller step size, less noise, or float32."
             )
     return ""
 

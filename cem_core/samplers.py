@@ -1,4 +1,4 @@
-"""The supervised samplers: one step with two weights, and a table of rows (Wang et al. 2022).
+"""The supervised samplers: one step with two weights (Wang et al. 2022); their rows are in `presets`.
 
     drift = a·∇f(x,y) + b·∇LSE(x)
     x ← clamp₀₁( Π_{‖x−x₀‖≤r} [ x + α·ĝ + η·ε ] )
@@ -23,28 +23,6 @@ Logits: TypeAlias = Callable[[Tensor], Tensor]
 """f(x,·): (B, C, H, W) in [0,1] to (B, K), differentiable in x; chains do not touch each other."""
 
 _TINY: Final = 1e-12
-_EPS_255: Final = 1 / 255
-
-SAMPLERS: Final[dict[str, Sampler]] = {
-    row.name: row
-    for row in (
-        # name, class weight, marginal weight; the formulas are in docs/samplers.md
-        Sampler(name="TA", a=1, b=-1),
-        Sampler(name="CS", a=1, b=0),
-        Sampler(name="RCS", a=1, b=1, noise=0.01),
-        Sampler(name="Langevin", a=0, b=1, noise=0.01),
-        Sampler(name="PGD", a=-1, b=1, radius=1.0, step_size=0.125, steps=20, random_start=True),
-        Sampler(name="PGD-targeted", a=1, b=-1, radius=1.0, step_size=0.125, steps=20, random_start=True),
-        Sampler(
-            name="PGD-Linf", a=-1, b=1, norm="linf", radius=8 * _EPS_255, step_size=2 * _EPS_255, steps=20,
-            random_start=True,
-        ),
-        Sampler(
-            name="PGD-Linf-targeted", a=1, b=-1, norm="linf", radius=8 * _EPS_255, step_size=2 * _EPS_255, steps=20,
-            random_start=True,
-        ),
-    )
-}  # fmt: skip
 
 
 class State(NamedTuple):
@@ -162,7 +140,8 @@ def project(offset: Tensor, norm: Norm, radius: float) -> Tensor:
 
 def length(v: Tensor, norm: Norm) -> Tensor:
     """(B,) norm of each of v (B, C, H, W)."""
-    return torch.linalg.vector_norm(v.flatten(1), ord=2 if norm == "l2" else torch.inf, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(v.flatten(1), ord=2 if norm == "l2" else torch.inf, dim=1)
+    return norms
 
 
 def _column(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Final
@@ -44,7 +45,7 @@ class Session:
     Args:
         start: the first message of the run.
         budget: bytes of pixels to keep in memory; older steps move to an unnamed temporary file, uncompressed,
-            so that any step is one read away.
+            so that any step is one read away, and are gone with the session.
     """
 
     def __init__(self, start: RunStart, *, budget: int = BUDGET) -> None:
@@ -86,7 +87,8 @@ class Session:
     def in_memory(self) -> int:
         """Bytes of pixels held in memory."""
         with self._lock:
-            return sum(p.nbytes for p in self._pixels[self._spilled :] if p is not None)
+            newest = self._pixels[-1] if self._pixels else None
+            return 0 if newest is None else newest.nbytes * (self._count - self._spilled)
 
     @property
     def changes(self) -> list[tuple[int, Sampler]]:
@@ -106,17 +108,6 @@ class Session:
             self._samplers.append(step.sampler)
             self._count += 1
 
-    def close(self) -> None:
-        """Forget the steps and delete what was spilled. A closed session is empty."""
-        with self._lock:
-            self._count = self._spilled = 0
-            self._pixels.clear()
-            self._samplers.clear()
-            self._scalars.clear()
-            if self._spill is not None:
-                self._spill.close()
-                self._spill = None
-
     def _store(self, name: str, row: Floats) -> None:
         table = self._scalars.get(name)
         if table is None or self._count == len(table):
@@ -131,7 +122,8 @@ class Session:
             pixels = self._pixels[self._spilled]
             assert pixels is not None
             if self._spill is None:
-                self._spill = tempfile.TemporaryFile(prefix="cem-explorer-")  # noqa: SIM115 - closed in close()
+                self._spill = tempfile.TemporaryFile(prefix="cem-explorer-")  # noqa: SIM115 - closed below
+                weakref.finalize(self, self._spill.close)
             self._spill.seek(self._spilled * pixels.nbytes)
             self._spill.write(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
             self._pixels[self._spilled] = None

@@ -13,11 +13,9 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from cem_core import bundle, images
 from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused
@@ -26,7 +24,7 @@ _START_KEY: Final = np.uint64(2**63 + 2)
 """Where the keys of starts lie: beyond any step, so a start is independent of the noise of its chain."""
 
 
-def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Tensor, list[str], list[str]]:
+def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Floats, list[str], list[str]]:
     """(B, C, H, W) in [0,1], the name of each start, and what was done to each image.
 
     Raises:
@@ -51,7 +49,7 @@ def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Tensor, list[
         pixels.append(start)
         names.append(name)
         notes.append(note)
-    return torch.from_numpy(np.stack(pixels)), names, notes
+    return np.stack(pixels), names, notes
 
 
 def has_gaussians(checkpoint: Checkpoint) -> bool:
@@ -80,7 +78,9 @@ class Gaussians:
         return np.asarray(drawn.clip(0, 1), np.float32)
 
 
-def fit(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, *, rank: int, ridge: float = 1e-4) -> Gaussians:
+def fit(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, *, rank: int, ridge: float = 1e-4
+) -> Gaussians:
     """The Gaussian of each class from images (N, H, W, C); ridge is the variance added to every pixel."""
     shape = (pixels.shape[3], *pixels.shape[1:3])
     means, directions, rests = [], [], []

@@ -12,11 +12,11 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none yet, or the 
       "If you have one elsewhere, name it: make run PYTHON=/path/to/python3.11" >&2
     exit 1
   fi
-  "$python" -c 'import ensurepip, venv' 2>/dev/null || scripts/system.sh "$python-venv"
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || scripts/system.sh "${python##*/}-venv"
+  echo "Installing into .venv; this takes some minutes the first time, for PyTorch is large."
   "$python" -m venv --clear .venv
 fi
 
-[ -e .venv/.app ] || echo "Installing into .venv; the first time this takes some minutes (PyTorch is large)."
 pip=(.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt)
 [ -t 1 ] || pip+=(-q) # progress bars are for people
 # The build backend goes first and into .venv, so that it is a pinned one too.

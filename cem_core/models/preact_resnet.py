@@ -14,7 +14,7 @@ from cem_core.models.model import Network
 
 FAMILY = "preact_resnet"
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+_DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
 
 
 class Block(nn.Module):

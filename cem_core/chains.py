@@ -1,0 +1,48 @@
+"""Which start, target and seed each chain of a run gets: one rule for the window and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cem_core.messages import Chain, GaussianStart, Refused, Sampler, Start
+
+
+def lay_out(
+    sampler: Sampler,
+    starts: Sequence[Start],
+    targets: Sequence[int],
+    count: int,
+    seed: int = 0,
+    seen: Sequence[int | None] = (),
+) -> tuple[Chain, ...]:
+    """`count` chains that take the starts in turn and, each time round, the next target.
+
+    Args:
+        targets: class indices. A sampler that flees its class (a < 0) takes the one that the model sees in an image
+            and has no use for them.
+        seed: of the first chain; the next has the next.
+        seen: the class of each start where it is known: a chain is not sent where it already is.
+
+    Raises:
+        Refused: there is nothing to start from, or a target is needed and none is given.
+    """
+    if not starts:
+        raise Refused("There is no image to start from: add one, or start from a class Gaussian or noise.")
+    chains = []
+    for i in range(count):
+        turn, which = divmod(i, len(starts))
+        start = starts[which]
+        label: int | None = None
+        if isinstance(start, GaussianStart) or sampler.a >= 0:
+            label = _target(targets, which + turn, seen[which] if which < len(seen) else None)
+            if label is None and (sampler.a > 0 or isinstance(start, GaussianStart)):
+                raise Refused(f"{sampler.name} needs a target class: choose at least one.")
+        chains.append(Chain(start, seed + i, label))
+    return tuple(chains)
+
+
+def _target(targets: Sequence[int], index: int, seen: int | None) -> int | None:
+    if not targets:
+        return None
+    target = targets[index % len(targets)]
+    return targets[(index + 1) % len(targets)] if target == seen else target

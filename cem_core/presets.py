@@ -1,0 +1,50 @@
+"""The samplers as rows of numbers: drift = a·∇f(x,y) + b·∇LSE(x) (theory and sources: docs/samplers.md).
+
+A new sampler is a row here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cem_core.messages import Sampler
+
+_255: Final = 1 / 255
+
+SAMPLERS: Final[dict[str, Sampler]] = {
+    row.name: row
+    for row in (
+        # name, class weight, marginal weight; the formulas are in docs/samplers.md
+        Sampler(name="TA", a=1, b=-1),
+        Sampler(name="CS", a=1, b=0),
+        Sampler(name="RCS", a=1, b=1, noise=0.01),
+        Sampler(name="Langevin", a=0, b=1, noise=0.01),
+        Sampler(name="PGD", a=-1, b=1, radius=1.0, step_size=0.125, steps=20, random_start=True),
+        Sampler(name="PGD-targeted", a=1, b=-1, radius=1.0, step_size=0.125, steps=20, random_start=True),
+        Sampler(
+            name="PGD-Linf", a=-1, b=1, norm="linf", radius=8 * _255, step_size=2 * _255, steps=20,
+            random_start=True,
+        ),
+        Sampler(
+            name="PGD-Linf-targeted", a=1, b=-1, norm="linf", radius=8 * _255, step_size=2 * _255, steps=20,
+            random_start=True,
+        ),
+    )
+}  # fmt: skip
+
+ABOUT: Final[dict[str, str]] = {
+    "TA": "Targeted attack: towards the class, against the marginal. Reaches its target most surely.",
+    "CS": "Conditional sampling: climbs f(x,y), that is p(x|y).",
+    "RCS": "Reinforced conditional sampling: the class and the marginal together. At its best from class Gaussians.",
+    "Langevin": "Climbs the marginal p(x) with noise; no class is asked for.",
+    "PGD": "Untargeted attack: away from the class that the model sees, within an L2 ball.",
+    "PGD-targeted": "Targeted attack within an L2 ball.",
+    "PGD-Linf": "Untargeted attack within an L∞ ball.",
+    "PGD-Linf-targeted": "Targeted attack within an L∞ ball.",
+}
+"""One sentence a row."""
+
+FROM_IMAGES: Final = "TA"
+"""The default for images: of TA, CS and RCS the one that reaches its target most surely (docs/samplers.md)."""
+FROM_DRAWS: Final = "RCS"
+"""The default for class Gaussians and noise."""
