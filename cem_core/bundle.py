@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,22 @@ def models() -> dict[str, Path]:
 def samples() -> list[Path]:
     """The bundled images; `horse-1.jpg` shows a horse."""
     return sorted(p for p in (ASSETS / "samples").iterdir() if p.suffix in {".png", ".jpg"})
+
+
+def measured(model: Path) -> list[dict[str, float | str]]:
+    """What `cem-explorer probe --json` found of a bundled model; empty where nothing is recorded."""
+    path = model.with_suffix(".measured.json")
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def first_samples(number: int) -> list[Path]:
+    """So many bundled images, every class once before any twice."""
+    return sorted(samples(), key=lambda path: path.stem.rsplit("-", 1)[1])[:number]
+
+
+def photos() -> list[Path]:
+    """Bundled images that are larger than any small model's input."""
+    return sorted((ASSETS / "photos").glob("*.jpg"))
 
 
 def sample_class(path: str | Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,11 +40,17 @@ def resolve(reference: str) -> Path:
     bundled = bundle.models()
     if reference in bundled:
         return bundled[reference]
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        raise Refused(f"{path.name} is a folder: choose a checkpoint file.")
-    if not path.exists():
-        raise Refused(f"There is no model or file called {reference}: give a path, or one of {', '.join(bundled)}.")
+    missing = f"There is no model or file called {reference}: give a path, or one of {', '.join(bundled)}."
+    try:
+        path = Path(reference).expanduser()
+        if path.is_dir():
+            raise Refused(f"{path.name or path} is a folder: choose a checkpoint file.")
+        if not path.exists():
+            raise Refused(missing)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that may not be entered, no such ~user
+        raise Refused(missing) from error
+    if not path.is_file():  # a pipe or a device might never end
+        raise Refused(f"{path.name} is not an ordinary file: choose a checkpoint file.")
     return path
 
 
@@ -147,7 +152,7 @@ def _read_torch(path: Path) -> _Contents:
             f"{path.name} holds Python objects beside its weights, which could run code: "
             "save only its state dict, or convert it to safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes torch raise nearly anything
         raise Refused(f"{path.name} is a damaged or incomplete torch file: copy or download it again.") from error
     return _Contents(found if isinstance(found, dict) else {"": found}, {})
 
@@ -204,7 +209,7 @@ def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...
     named = bool(names) and len(names) == plan.classes
     mean, std, source = _normalisation(contents, plan)
     size = _entry(contents, "image_size", int)
-    bundled = bundle.models().get(path.stem) == path
+    name = next((name for name, file in bundle.models().items() if file.resolve() == path), path.name)
     facts = [
         Fact("family", plan.title, "file"),
         *plan.facts,
@@ -215,7 +220,7 @@ def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...
     if training := contents.metadata.get("training"):
         facts.append(Fact("training", training, "file"))
     return Checkpoint(
-        name=path.stem if bundled else path.name,
+        name=name,
         path=str(path),
         sha256=_sha256(path),
         title=plan.title,
@@ -227,6 +232,11 @@ def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...
         facts=tuple(facts),
         ignored=ignored,
     )
+
+
+def _attack(point: dict[str, float | str]) -> str:
+    norm = {"l2": "L2", "linf": "L∞"}[str(point["norm"])]
+    return f"at {norm} {point['eps']:g}" if point["eps"] else "clean"
 
 
 def _list(values: tuple[float, ...]) -> str:

@@ -212,7 +212,10 @@ def fit_starts(data: Path, split: str | None, size: int, rank: int, out: Path) -
     """Fit the Gaussian of each class of DATA, to start chains from."""
     from cem_core import starts
     from cem_core.datasets import open_dataset
+    from cem_core.messages import Refused
 
+    if not 1 <= size <= 64:  # a covariance has (3·size²)² entries
+        raise Refused(f"Size must be between 1 and 64, not {size:,}.")
     dataset = open_dataset(data, split)
     pixels, labels = dataset.arrays(size)
     gaussians = starts.fit(pixels, labels, len(dataset.classes), rank=rank)
@@ -284,8 +287,7 @@ def _run(spec: RunSpec, options: dict[str, Any]) -> None:
         scale=options["scale"],
         fps=options["fps"],
     )
-    out = options["out"]
-    export.check(out)
+    out = export.destination(options["out"])
     session: Session | None = None
     with _progress("sampling", spec.sampler.steps) as advance:
         for message in runner.play(spec):
@@ -293,7 +295,12 @@ def _run(spec: RunSpec, options: dict[str, Any]) -> None:
                 session = Session(message)
             elif isinstance(message, Step):
                 assert session is not None
-                session.append(message)
+                try:
+                    session.append(message)
+                except OSError as error:
+                    detail = f"Older steps could not be kept on disk ({error.strerror or error}): make room."
+                    session.end = RunEnd(spec.id, "failed", detail)
+                    break
                 advance(min(1, message.index))
             elif session is not None:
                 session.end = message

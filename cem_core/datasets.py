@@ -75,15 +75,16 @@ class Dataset:
         wanted = {file: index for index, file in enumerate(self.files)}
         with _streamed(self.path) as archive:
             for member in archive:
-                index = wanted.pop(_inside(member.name), -1)
+                index = wanted.pop(_inside(member.name), -1) if _is_image(self.path, member) else -1
                 if index < 0:
                     continue
                 data = archive.extractfile(member)
-                assert data is not None, "only ordinary files are listed"
+                assert data is not None, "links are passed over"
                 pixels = prepare_file(io.BytesIO(data.read()), self.files[index], size).pixels
                 yield index, to_uint8(pixels).transpose(1, 2, 0)
                 if not wanted:
                     return
+        raise Refused(f"{self.path} has changed since it was opened: open it again.")
 
     def arrays(self, size: int) -> tuple[Bytes, NDArray[np.int64]]:
         """(N, size, size, 3) and (N,), in the order of `files`. Raises Refused like `read`."""
@@ -107,7 +108,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     if path.is_dir():
         found = list(_walk(path, 0))
     elif path.is_file():
-        with _streamed(path) as archive:
+        with _streamed(path, checked=True) as archive:
             found = [_inside(member.name) for member in archive if _is_image(path, member)]
     else:
         raise Refused(f"There is no folder or archive {path}: check the path.")
@@ -177,25 +178,28 @@ def _is_image(path: Path, member: tarfile.TarInfo) -> bool:
 
 
 @contextmanager
-def _streamed(path: Path) -> Iterator[tarfile.TarFile]:
-    """The archive, to be read from front to back. Raises Refused if it is damaged, or none."""
+def _streamed(path: Path, *, checked: bool = False) -> Iterator[tarfile.TarFile]:
+    """The archive, to be read from front to back. Raises Refused if it is none, or damaged; if checked, anywhere."""
     try:
         with _unpacked(path) as file, tarfile.open(fileobj=file, mode="r|") as archive:
             yield archive
+            while checked and file.read(2**20):  # the checksum stands behind what tarfile reads
+                pass
     except _DAMAGE as error:
         raise Refused(f"{path} is not a tar archive, or damaged: fetch it again.") from error
     except OSError as error:
-        raise Refused(f"{path} cannot be read ({error.strerror}): check the file.") from error
+        raise Refused(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
 
 
 def _unpacked(path: Path) -> IO[bytes]:
-    """tarfile's own streams take a cut file for a whole one; these raise EOFError."""
+    """The bytes of the archive. tarfile takes a cut file for a whole one; a cut stream raises EOFError here."""
     with path.open("rb") as file:
         head = file.read(6)
-        if file.seek(0, os.SEEK_END) % tarfile.BLOCKSIZE and not head.startswith(tuple(_UNPACK)):
+        for magic, unpack in _UNPACK.items():
+            if head.startswith(magic):
+                unpacked: IO[bytes] = unpack(path)
+                return unpacked
+        file.seek(max(0, file.seek(0, os.SEEK_END) - tarfile.BLOCKSIZE))
+        if file.read() != bytes(tarfile.BLOCKSIZE):  # what every whole archive ends with
             raise tarfile.ReadError("cut short")
-    for magic, unpack in _UNPACK.items():
-        if head.startswith(magic):
-            unpacked: IO[bytes] = unpack(path)
-            return unpacked
     return path.open("rb")

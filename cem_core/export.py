@@ -167,7 +167,7 @@ def destination(out: str | Path) -> Path:
     Raises:
         Refused: it holds something else, or cannot be written.
     """
-    with _plainly(Path(out)):
+    with _plainly(Path(out).absolute()):
         folder = Path(os.path.realpath(out))
         if not folder.name:
             raise Refused(f"{folder} cannot be replaced by an export: choose another folder.")
@@ -419,7 +419,7 @@ def _sheet(record: RunFile, session: Session, steps: list[int]) -> bytes:
     last = session[shown[-1]]
     rows = [
         (
-            plain(record.starts[i]) or f"chain {i + 1}",
+            plain(record.starts[i]) if plain(Path(record.starts[i]).stem) else f"chain {i + 1}",
             plain(_target(record, i)) or f"class {record.labels[i]}",
             f"p {np.exp(last.log_p[i]):.2f}",
         )

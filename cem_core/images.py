@@ -17,7 +17,7 @@ from typing import IO, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cem_core.messages import Floats, Refused
 
@@ -34,8 +34,16 @@ _SHOWN_AS: Final = {"WEBP": "WebP", "MPO": "JPEG"}
 _GREY: Final = ("1", "L", "LA", "La")
 _NUMBERS: Final = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _COLOURS: Final = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
-_TURNED: Final = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what undoes it; from 5 on, width and height are swapped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +83,7 @@ def prepare(path: str | Path, size: int, channels: int = 3) -> Picture:
     except PermissionError as error:
         raise Refused(f"{name} may not be read: change its permissions or choose another file.") from error
     except OSError as error:
-        raise Refused(f"{name} cannot be read ({error.strerror}): choose another file.") from error
+        raise Refused(f"{name} cannot be read ({error.strerror or error}): choose another file.") from error
 
 
 def prepare_file(file: IO[bytes], name: str, size: int, channels: int = 3) -> Picture:
@@ -167,16 +175,16 @@ def _fit(image: Image.Image, name: str, size: int, channels: int) -> Picture:
     done: list[str] = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         done.append("first page" if image.format == "TIFF" else "first frame")
-    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turn = _orientation(image)
     # Photos are decoded at a half, quarter or eighth of their size where that leaves twice what is needed.
     image.draft(None, (2 * size, 2 * size))
     image.load()
-    if turn in range(2, 9):
-        if image.format != "TIFF":  # Pillow turns TIFF by itself
-            ImageOps.exif_transpose(image, in_place=True)
-            if turn in _TURNED:
-                width, height = height, width
+    if turn in _UPRIGHT:
         done.append("turned upright")
+        if image.format != "TIFF":  # Pillow turns TIFF by itself
+            image = image.transpose(_UPRIGHT[turn])
+            if turn >= 5:
+                width, height = height, width
 
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -195,6 +203,14 @@ def _fit(image: Image.Image, name: str, size: int, channels: int) -> Picture:
     if cut or scaled or done:
         note = ", ".join([f"{width:,}×{height:,} {kind}{cut}{scaled}", *enlarged, *done])
     return Picture(name, pixels, note)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says; a photo whose EXIF is damaged is still a photo."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's EXIF reader raises nearly anything
+        return 1
 
 
 def _colours(square: Image.Image, name: str, size: int, channels: int) -> tuple[Floats, list[str]]:

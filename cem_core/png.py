@@ -31,7 +31,7 @@ def head(shape: tuple[int, ...], text: bytes) -> bytes:
     """Size (H, W, C) with C = 1 grey or 3 RGB, and the settings: UTF-8, in an international text chunk."""
     height, width, channels = shape
     small = len(text) < _PLAIN_TEXT
-    body = b"\x01\x00" + b"\x00\x00" + zlib.compress(text) if small else b"\x00\x00" + b"\x00\x00" + text
+    body = b"\x01\x00" + b"\x00\x00" + zlib.compress(text, 1) if small else b"\x00\x00" + b"\x00\x00" + text
     size = pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"iTXt", KEYWORD.encode() + b"\x00" + body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cem_core import presets, samplers
-from cem_core.messages import Norm, Sampler
+from cem_core.messages import Norm, Refused, Sampler
 from cem_core.models import Model
 
 _BATCH: Final = 128
@@ -44,7 +45,13 @@ def accuracy(
 
     Args:
         pixels: (N, H, W, C) uint8. labels: (N,) the true classes.
+
+    Raises:
+        Refused: an ε is negative, infinite or NaN.
     """
+    for strength in eps:
+        if not 0 <= strength < math.inf:
+            raise Refused(f"ε must be a number of 0 or more, not {strength:g}.")
     for strength in eps:
         correct = 0
         for first in range(0, len(labels), _BATCH):

@@ -126,7 +126,7 @@ def versions() -> dict[str, str]:
     """What decides the pixels, for the record."""
     return {
         "cem-explorer": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own subclass of str, which no JSON encoder takes
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

@@ -122,10 +122,13 @@ class Session:
             pixels = self._pixels[self._spilled]
             assert pixels is not None
             if self._spill is None:
-                self._spill = tempfile.TemporaryFile(prefix="cem-explorer-")  # noqa: SIM115 - closed below
+                # Unbuffered: what was written is on the disk, or the step is still in memory.
+                self._spill = tempfile.TemporaryFile(buffering=0, prefix="cem-explorer-")  # noqa: SIM115 - closed below
                 weakref.finalize(self, self._spill.close)
             self._spill.seek(self._spilled * pixels.nbytes)
-            self._spill.write(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
+            left = memoryview(np.ascontiguousarray(pixels)).cast("B")
+            while left:  # a nearly full disk takes a part, then refuses
+                left = left[self._spill.write(left) :]
             self._pixels[self._spilled] = None
             self._spilled += 1
 

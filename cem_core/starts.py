@@ -7,6 +7,7 @@ covariance as `rank` leading directions and a per-pixel remainder.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as safetensors_bytes
 
 from cem_core import bundle, images
 from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused
@@ -81,8 +82,14 @@ class Gaussians:
 def fit(
     pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, *, rank: int, ridge: float = 1e-4
 ) -> Gaussians:
-    """The Gaussian of each class from images (N, H, W, C); ridge is the variance added to every pixel."""
+    """The Gaussian of each class from images (N, H, W, C); ridge is the variance added to every pixel.
+
+    Raises:
+        Refused: the rank does not suit the images.
+    """
     shape = (pixels.shape[3], *pixels.shape[1:3])
+    if not 1 <= rank <= int(np.prod(shape)):
+        raise Refused(f"The rank must be between 1 and {int(np.prod(shape)):,}, not {rank:,}.")
     means, directions, rests = [], [], []
     for label in range(classes):
         x = pixels[labels == label].transpose(0, 3, 1, 2).reshape(-1, int(np.prod(shape))).astype(np.float32) / 255
@@ -100,12 +107,22 @@ def fit(
 
 
 def save(gaussians: Gaussians, classes: tuple[str, ...], path: Path, source: str) -> None:
-    """Write the statistics in half precision, which is finer than the deviation of any pixel by far."""
+    """Write the statistics in half precision, which is finer than the deviation of any pixel by far.
+
+    Raises:
+        Refused: the file cannot be written.
+    """
     metadata = {"classes": msgspec.json.encode(classes).decode(), "source": source}
     parts = {"mean": gaussians.mean, "directions": gaussians.directions, "rest": gaussians.rest}
+    data = safetensors_bytes({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, metadata)
     beside = path.with_name(path.name + ".partial")
-    save_file({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, beside, metadata)
-    beside.replace(path)
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise Refused(f"{path} cannot be written ({error.strerror or error}): choose another file.") from error
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none yet, or the 
     [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break
   done
   if [ -z "$python" ]; then
-    echo "CEM Explorer needs Python 3.11 or newer; ${PYTHON:-python3} is: $("${PYTHON:-python3}" --version 2>&1 || true)." \
+    echo "CEM Explorer needs Python 3.11 or newer; ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>/dev/null || echo missing)." \
       "If you have one elsewhere, name it: make run PYTHON=/path/to/python3.11" >&2
     exit 1
   fi

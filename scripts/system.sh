@@ -54,19 +54,19 @@ if ! command -v apt-get >/dev/null; then
   echo "Missing, by Debian's names: ${missing[*]}. Please install them with your package manager if the next step fails." >&2
   exit 0
 fi
-install="apt-get install -y --no-install-recommends ${missing[*]}"
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
 if [ "$(id -u)" = 0 ]; then
   root=(env)
 elif sudo -n true 2>/dev/null; then
   root=(sudo -n env)
 else
-  echo "Some system packages are missing. Please type: sudo $install" >&2
+  echo "Some system packages are missing. Please type: sudo ${install[*]}" >&2
   exit 1
 fi
 echo "Installing system packages: ${missing[*]}"
 root+=(DEBIAN_FRONTEND=noninteractive)
 # A failed update (one dead source) need not matter: the install decides.
-if ! log=$("${root[@]}" apt-get update -q 2>&1; "${root[@]}" $install -q -o DPkg::Lock::Timeout=120 2>&1); then
-  printf '%s\nThat did not work. Please type: sudo %s\n' "$log" "$install" >&2
+if ! log=$("${root[@]}" apt-get update -q 2>&1; "${root[@]}" "${install[@]}" -q -o DPkg::Lock::Timeout=120 2>&1); then
+  printf '%s\nThat did not work. Please type: sudo %s\n' "$log" "${install[*]}" >&2
   exit 1
 fi

@@ -27,8 +27,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     # Built with the hatchling of the test extra: no network.
-    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, CHECKOUT]
-    run(sys.executable, "-m", "pip", *build, cwd=folder)
+    offline = ("--no-deps", "--no-index", "--no-build-isolation")
+    run(sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", folder, CHECKOUT, cwd=folder)
     (made,) = folder.glob("cem_explorer-*.whl")
     return made
 
@@ -76,7 +76,7 @@ def test_models_are_listed(home: Path) -> None:
 
 
 def test_demo_runs(home: Path) -> None:
-    run(program(home, "cem-explorer"), "demo", "--out", home / "déjà vu", cwd=home)
+    run(program(home, "cem-explorer"), "demo", "--steps", "3", "--out", home / "déjà vu", cwd=home)
     files = [p for p in (home / "déjà vu").rglob("*") if p.is_file()]
     assert [p for p in files if p.suffix == ".png"]
     assert all(p.stat().st_size for p in files)

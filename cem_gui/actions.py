@@ -1,0 +1,107 @@
+"""Every act that has a name and a key, and the menus that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction, QActionGroup, QKeySequence
+from PySide6.QtWidgets import QMainWindow, QWidget
+
+
+@dataclass
+class Actions:
+    open_images: QAction
+    open_model: QAction
+    samples: QAction
+    photos: QAction
+    export: QAction
+    quit: QAction
+    paste: QAction
+    run: QAction
+    one_step: QAction
+    stop: QAction
+    back: QAction
+    previous: QAction
+    next: QAction
+    first: QAction
+    last: QAction
+    loop: QAction
+    large: QAction
+    reset: QAction
+    log: QAction
+    about: QAction
+    schemes: QActionGroup
+
+
+def make(window: QMainWindow, centre: QWidget) -> Actions:
+    """The actions, not yet connected. Those of the step cursor work where the images have the focus, since the same
+    keys move sliders and text cursors elsewhere."""
+
+    def action(text: str, keys: QKeySequence.StandardKey | str = "", tip: str = "", *, of: QWidget = window) -> QAction:
+        made = QAction(text, of)
+        made.setShortcut(QKeySequence(keys))
+        made.setToolTip(tip or text.replace("&", "").rstrip("…"))
+        made.setStatusTip(tip)
+        if of is centre:
+            made.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        of.addAction(made)
+        return made
+
+    standard = QKeySequence.StandardKey
+    schemes = QActionGroup(window)
+    for mode, text in (("system", "As the system"), ("dark", "Dark"), ("light", "Light")):
+        scheme = schemes.addAction(text)
+        scheme.setCheckable(True)
+        scheme.setData(mode)
+    return Actions(
+        open_images=action("Open &images…", standard.Open, "Start from image files"),
+        open_model=action("Open &model…", "Ctrl+Shift+O", "Open a checkpoint file"),
+        samples=action("&Sample images", "", "Start from the bundled images"),
+        photos=action("Sample &photos", "", "Start from the bundled photos, which are larger than the model's input"),
+        export=action("&Export…", "Ctrl+E", "Write images, animation, curves and settings"),
+        quit=action("&Quit", standard.Quit),
+        paste=action("&Paste images", standard.Paste, "Start from images or files in the clipboard"),
+        run=action("&Run", "Space", "Run or pause"),
+        one_step=action("&One step", ".", "Take one step, then pause"),
+        stop=action("S&top", "Esc", "End the run; what was recorded stays"),
+        back=action("&Back to the previous run", "Alt+Left", "Show the run before this one again"),
+        previous=action("&Previous step", "Left", of=centre),
+        next=action("&Next step", "Right", of=centre),
+        first=action("&First step", "Home", of=centre),
+        last=action("&Last step", "End", of=centre),
+        loop=action("Play in a &loop", "L"),
+        large=action("&Large view", "F", "Show the chosen chain large"),
+        reset=action("&Reset layout", "", "Put every panel back where it was"),
+        log=action("Open the &log folder"),
+        about=action("&About CEM Explorer"),
+        schemes=schemes,
+    )
+
+
+def fill(window: QMainWindow, acts: Actions, views: QActionGroup, docks: list[QAction]) -> None:
+    """Put every action into a menu."""
+    bar = window.menuBar()
+    file = bar.addMenu("&File")
+    file.addActions([acts.open_images, acts.open_model])
+    file.addSeparator()
+    file.addActions([acts.samples, acts.photos])
+    file.addSeparator()
+    file.addActions([acts.export])
+    file.addSeparator()
+    file.addActions([acts.quit])
+    bar.addMenu("&Edit").addActions([acts.paste])
+    run = bar.addMenu("&Run")
+    run.addActions([acts.run, acts.one_step, acts.stop])
+    run.addSeparator()
+    run.addActions([acts.first, acts.previous, acts.next, acts.last, acts.loop])
+    run.addSeparator()
+    run.addActions([acts.back])
+    view = bar.addMenu("&View")
+    view.addActions(views.actions())
+    view.addActions([acts.large])
+    view.addSeparator()
+    view.addMenu("&Colours").addActions(acts.schemes.actions())
+    view.addSeparator()
+    view.addActions([*docks, acts.reset])
+    bar.addMenu("&Help").addActions([acts.log, acts.about])

@@ -1,0 +1,83 @@
+"""Start-up: logging, style, window, threads. torch is imported on a thread, after the window is on the screen."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sys
+import threading
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import platformdirs
+from PySide6.QtCore import QMessageLogContext, QSettings, Qt, QtMsgType, qInstallMessageHandler
+from PySide6.QtWidgets import QApplication
+
+from cem_gui import theme
+from cem_gui.window import MainWindow
+
+log = logging.getLogger("cem_gui")
+_LEVELS = {
+    QtMsgType.QtDebugMsg: logging.DEBUG,
+    QtMsgType.QtInfoMsg: logging.INFO,
+    QtMsgType.QtWarningMsg: logging.WARNING,
+    QtMsgType.QtCriticalMsg: logging.ERROR,
+    QtMsgType.QtFatalMsg: logging.CRITICAL,
+}
+
+
+def main() -> int:
+    """Open the window and run until it is closed. Returns the exit code."""
+    folder = platformdirs.user_log_path("cem-explorer", ensure_exists=True)
+    crash_file = _keep_log(folder)
+    app = QApplication(sys.argv)
+    app.setApplicationName("CEM Explorer")
+    app.setDesktopFileName("cem-explorer")
+    app.setAttribute(Qt.ApplicationAttribute.AA_DontShowIconsInMenus)
+    settings = QSettings(
+        str(platformdirs.user_config_path("cem-explorer", ensure_exists=True) / "window.ini"),
+        QSettings.Format.IniFormat,
+    )
+    theme.apply(app, str(settings.value("scheme", "system")))
+    window = MainWindow(settings, folder)
+    app.aboutToQuit.connect(window.finish)
+    window.show()
+    app.processEvents()
+    window.start()
+    window.offer([argument for argument in app.arguments()[1:] if not argument.startswith("-")])
+    code = app.exec()
+    qInstallMessageHandler(None)
+    faulthandler.disable()
+    crash_file.close()
+    return code
+
+
+def _keep_log(folder: Path) -> IO[str]:
+    """Everything that goes wrong is in the log file, whatever thread or library it comes from."""
+    handler = RotatingFileHandler(folder / "cem-explorer.log", maxBytes=2**20, backupCount=3, encoding="utf-8")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
+    )
+    crash_file = (folder / "crash.log").open("w")
+    faulthandler.enable(crash_file)
+    sys.excepthook = _log_exception
+    threading.excepthook = lambda args: _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
+    qInstallMessageHandler(_log_qt)
+    return crash_file
+
+
+def _log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        QApplication.quit()
+        return
+    log.error("unexpected", exc_info=(kind, error or kind(), trace))
+
+
+def _log_qt(level: QtMsgType, _context: QMessageLogContext, text: str) -> None:
+    log.log(_LEVELS.get(level, logging.WARNING), "Qt: %s", text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

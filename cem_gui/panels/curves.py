@@ -1,0 +1,97 @@
+"""Energies, probabilities and distances over steps, with the step cursor that all views share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
+
+from cem_core.messages import Floats, RunStart
+from cem_core.session import Numbers
+from cem_gui.widgets.plot import Plot
+
+_PROBABILITY: Final = ("Target", "Most likely classes", "log p(y|x)")
+_DISTANCE: Final = ("From the start", "Gradient norm")
+_COLOURS: Final = ("accent", "blue", "orange", "red", "muted")
+
+
+class CurvesPanel(QWidget):
+    stepped = Signal(int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.energy = Plot("Energy")
+        self.probability = Plot("Probability")
+        self.distance = Plot("Distance")
+        self.which_probability = _choice("What to show of the probabilities", _PROBABILITY)
+        self.which_distance = _choice("What to show of the distance", _DISTANCE)
+        self.probability.head.addWidget(self.which_probability)
+        self.distance.head.addWidget(self.which_distance)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(8)
+        for plot in self._plots:
+            layout.addWidget(plot, 1)
+            plot.stepped.connect(self.stepped)
+        for choice in (self.which_probability, self.which_distance):
+            choice.activated.connect(self._draw)
+        self._shown: tuple[RunStart, Numbers, int, int] | None = None
+
+    @property
+    def _plots(self) -> tuple[Plot, Plot, Plot]:
+        return self.energy, self.probability, self.distance
+
+    def restyle(self) -> None:
+        for plot in self._plots:
+            plot.restyle()
+
+    def show_numbers(self, start: RunStart, numbers: Numbers, chain: int, length: int) -> None:
+        """Draw a chain boldly and the others faintly, over an axis of so many steps."""
+        self._shown = (start, numbers, chain, length)
+        self._draw()
+
+    def set_cursor(self, step: int) -> None:
+        for plot in self._plots:
+            plot.set_cursor(step)
+
+    def _draw(self) -> None:
+        if self._shown is None:
+            return
+        start, numbers, chain, length = self._shown
+        name = start.checkpoint.classes[start.labels[chain]]
+        self.energy.show_series(
+            {"E(x)": ("blue", numbers.energy[:, chain]), f"E(x,{name})": ("orange", numbers.joint[:, chain])},
+            numbers.energy,
+            length,
+        )
+        self.probability.show_series(*self._probabilities(start, numbers, chain), length)
+        if self.which_distance.currentIndex() == 0:
+            norm = "‖x−x₀‖∞" if start.spec.sampler.norm == "linf" else "‖x−x₀‖₂"
+            self.distance.show_series({norm: ("red", numbers.distance[:, chain])}, numbers.distance, length)
+        else:
+            series = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
+            self.distance.show_series(series, numbers.gradient_norm, length)
+
+    def _probabilities(
+        self, start: RunStart, numbers: Numbers, chain: int
+    ) -> tuple[dict[str, tuple[str, Floats]], Floats]:
+        name = start.checkpoint.classes[start.labels[chain]]
+        which = self.which_probability.currentIndex()
+        if which == 0:
+            p = np.exp(numbers.log_p)
+            return {f"p({name}|x)": ("accent", p[:, chain])}, p
+        if which == 2:
+            return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}, numbers.log_p
+        p = np.exp(numbers.logits[:, chain] + numbers.energy[:, chain, None])
+        likely = np.argsort(-p[-1])[: len(_COLOURS)]
+        series = {start.checkpoint.classes[k]: (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
+        return series, p
+
+
+def _choice(name: str, texts: tuple[str, ...]) -> QComboBox:
+    choice = QComboBox()
+    choice.setAccessibleName(name)
+    choice.addItems(texts)
+    return choice

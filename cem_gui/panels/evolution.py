@@ -1,0 +1,249 @@
+"""The chains themselves: a grid, one of them large, and what is shown of each (image, original, difference)."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import numpy as np
+from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtGui import QAction, QActionGroup
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from cem_core import images
+from cem_core.images import hwc
+from cem_core.messages import Floats, RunStart, Step
+from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_image
+from cem_gui.widgets.large_image import LargeImage
+
+View = Literal["image", "original", "difference"]
+GAINS: Final = (1, 2, 4, 8, 16, 32)
+_TOP: Final = 10
+
+
+class EvolutionPanel(QWidget):
+    selected = Signal(int)
+    menu_wanted = Signal(int, QPoint)
+    """Chain under the mouse or -1, and where on the screen."""
+    dismissed = Signal()
+    """The notice was closed."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._start: RunStart | None = None
+        self._first: Floats | None = None
+        self._step: Step | None = None
+        self.view: View = "image"
+        self.views = QActionGroup(self)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(6)
+        self.title = QLabel("Evolution")
+        font = self.title.font()
+        font.setPointSizeF(font.pointSizeF() * 1.15)
+        font.setBold(True)
+        self.title.setFont(font)
+        buttons.addWidget(self.title)
+        buttons.addStretch(1)
+        group = QButtonGroup(self)
+        for view, text, key in (
+            ("image", "Image", "1"),
+            ("original", "Original", "2"),
+            ("difference", "Difference", "3"),
+        ):
+            action = QAction(text, self.views)
+            action.setCheckable(True)
+            action.setShortcut(f"Ctrl+{key}")
+            action.setData(view)
+            action.setChecked(view == "image")
+            button = QPushButton(text)
+            button.setCheckable(True)
+            button.setChecked(view == "image")
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            button.setToolTip(f"{text} ({action.shortcut().toString()})")
+            button.clicked.connect(action.trigger)
+            action.toggled.connect(button.setChecked)
+            group.addButton(button)
+            buttons.addWidget(button)
+        self.views.triggered.connect(self._view_chosen)
+        self.gain = QComboBox()
+        self.gain.setAccessibleName("Amplification of the difference")
+        for gain in GAINS:
+            self.gain.addItem(f"×{gain}", gain)
+        self.gain.setCurrentIndex(GAINS.index(8))
+        self.gain.setEnabled(False)
+        self.gain.activated.connect(self._paint)
+        buttons.addWidget(self.gain)
+
+        self.notice = QLabel()
+        self.notice.setObjectName("notice")
+        self.notice.setWordWrap(True)
+        self.notice.setTextFormat(Qt.TextFormat.PlainText)
+        self.notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._close_notice = QPushButton("Dismiss")
+        self._close_notice.clicked.connect(self.clear_notice)
+        self._notice_row = QWidget()
+        notice = QHBoxLayout(self._notice_row)
+        notice.setContentsMargins(0, 0, 0, 0)
+        notice.addWidget(self.notice, 1)
+        notice.addWidget(self._close_notice)
+        self._notice_row.hide()
+
+        self.empty = QLabel("Opening the model …")
+        self.empty.setObjectName("muted")
+        self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.empty.setWordWrap(True)
+        self.grid = ImageGrid()
+        self.large = LargeImage()
+        self.stack = QStackedWidget()
+        for widget in (self.empty, self.grid, self.large):
+            self.stack.addWidget(widget)
+        self.about = QElidingLabel("")
+        self.about.setObjectName("muted")
+        self.probe = QLabel("")
+        self.probe.setObjectName("muted")
+        foot = QHBoxLayout()
+        foot.addWidget(self.about, 1)
+        foot.addWidget(self.probe)
+
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 0, 4, 0)
+        layout.setSpacing(8)
+        layout.addLayout(buttons)
+        layout.addWidget(self._notice_row)
+        layout.addWidget(self.stack, 1)
+        layout.addLayout(foot)
+        self.grid.selected.connect(self._select)
+        self.grid.opened.connect(self._open_large)
+        self.grid.menu_wanted.connect(self.menu_wanted)
+        self.grid.probed.connect(self._probe)
+        self.large.probed.connect(self._probe_large)
+        self.large.closed.connect(self.show_grid)
+
+    @property
+    def chosen(self) -> int:
+        return self.grid.chosen
+
+    @property
+    def is_large(self) -> bool:
+        return self.stack.currentWidget() is self.large
+
+    def show_start(self, start: RunStart, first: Step) -> None:
+        """A run: its chains, as they begin."""
+        self._start, self._first = start, first.pixels
+        self.grid.set_starts(self._shown(first.pixels))
+        self.show_step(first)
+        if self.stack.currentWidget() is self.empty:
+            self.stack.setCurrentWidget(self.grid)
+        self._write_about()
+
+    def show_step(self, step: Step) -> None:
+        self._step = step
+        self._paint()
+
+    def show_empty(self, text: str) -> None:
+        """Nothing to show yet, and what to do."""
+        self.empty.setText(text)
+        self.stack.setCurrentWidget(self.empty)
+
+    def show_notice(self, text: str) -> None:
+        """A message that stays until it is dismissed; what is shown stays too."""
+        self.notice.setText(text)
+        self._notice_row.show()
+
+    def clear_notice(self) -> None:
+        self._notice_row.hide()
+        self.dismissed.emit()
+
+    def show_grid(self) -> None:
+        if self._step is not None:
+            self.stack.setCurrentWidget(self.grid)
+            self._paint()
+
+    def toggle_large(self) -> None:
+        if self.is_large:
+            self.show_grid()
+        elif self._step is not None:
+            self._open_large(self.chosen)
+
+    def thumbnail(self, step: Step, chain: int) -> Bytes:
+        """(H, W, 3)."""
+        return self._shown(step.pixels[chain : chain + 1])[0]
+
+    @staticmethod
+    def _shown(pixels: Floats) -> Bytes:
+        return np.asarray(hwc(images.to_uint8(pixels)), np.uint8)
+
+    def _view_chosen(self, action: QAction) -> None:
+        self.view = action.data()
+        self.gain.setEnabled(self.view == "difference")
+        self._paint()
+
+    def _paint(self) -> None:
+        if self._step is None or self._first is None or self._start is None:
+            return
+        step = self._step
+        if self.is_large:
+            self._paint_large(step, self._first, self._start)
+            return
+        self.grid.show_images(self._pictures(step.pixels, self._first), self._captions(step, self._start))
+
+    def _pictures(self, pixels: Floats, first: Floats) -> Bytes:
+        if self.view == "difference":
+            return images.difference(pixels, first, self.gain.currentData())
+        return self._shown(first if self.view == "original" else pixels)
+
+    def _captions(self, step: Step, start: RunStart) -> list[Caption]:
+        classes = start.checkpoint.classes
+        arrow = "←" if step.sampler.a < 0 else "→"
+        captions = []
+        for label, p, name, note in zip(start.labels, np.exp(step.log_p), start.names, start.notes, strict=True):
+            tip = f"{name} {arrow} {classes[label]}" + (f"\n{note}" if note else "")
+            captions.append(Caption(f"{arrow} {classes[label]}", f"{p:.2f}", float(p), tip))
+        return captions
+
+    def _paint_large(self, step: Step, first: Floats, start: RunStart) -> None:
+        chain = slice(self.chosen, self.chosen + 1)
+        logits = step.logits[self.chosen].astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        order = np.argsort(-p)[:_TOP]
+        classes, label = start.checkpoint.classes, start.labels[self.chosen]
+        bars = [(classes[k], float(p[k]), bool(k == label)) for k in order]
+        picture = self._pictures(step.pixels[chain], first[chain])[0]
+        self.large.show_image(to_image(picture), to_image(self._shown(first[chain])[0]), bars)
+
+    def _select(self, chain: int) -> None:
+        self._write_about()
+        self.selected.emit(chain)
+
+    def _open_large(self, chain: int) -> None:
+        self.grid.choose(chain)
+        self.stack.setCurrentWidget(self.large)
+        self._paint()
+
+    def _write_about(self) -> None:
+        if self._start is None:
+            return
+        chain, note = self._start.spec.chains[self.chosen], self._start.notes[self.chosen]
+        parts = [f"Chain {self.chosen + 1}: {self._start.names[self.chosen]}", note, f"seed {chain.seed}"]
+        self.about.setText(" · ".join(part for part in parts if part))
+        self.about.setToolTip(self.about.text())
+
+    def _probe(self, chain: int, x: int, y: int) -> None:
+        if chain < 0 or self._step is None or chain >= len(self._step.pixels):
+            self.probe.setText("")
+            return
+        values = " ".join(f"{value:.3f}" for value in self._step.pixels[chain, :, y, x])
+        self.probe.setText(f"x {x}  y {y}  ·  {values}")
+
+    def _probe_large(self, x: int, y: int) -> None:
+        self._probe(self.chosen if x >= 0 else -1, x, y)

@@ -1,0 +1,156 @@
+"""The run in sight: begins, pauses and ends it, and tells what came of it. It alone knows the sampling thread."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from PySide6.QtCore import QObject, QTimer, Signal, Slot
+
+from cem_core.messages import RunEnd, RunSpec, Sampler, Step
+from cem_core.session import Session
+from cem_gui.worker import Controls, WorkerThread
+
+TICK_MS: Final = 33
+
+Gait = Literal["running", "paused", "ended"]
+
+
+class Player(QObject):
+    """One run at a time, and the one before it. Its signals come at most once a tick, however fast the run is."""
+
+    ready = Signal()
+    opened = Signal(object, bool)
+    """A Checkpoint, and whether its classes have Gaussians to start from."""
+    refused = Signal(str)
+    began = Signal()
+    """`session` is another, and its step 0 is recorded."""
+    grew = Signal(object)
+    """The newest Step; others may have been recorded since the last."""
+    ended = Signal(object)
+    """RunEnd of the run that was begun last."""
+    gait_changed = Signal()
+    _open_wanted = Signal(str, str, str)
+    _run_wanted = Signal(object, object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.session: Session | None = None
+        self.gait: Gait = "ended"
+        self.previous: Session | None = None
+        self._begun: Session | None = None
+        """A run whose step 0 is still to come."""
+        self._controls: Controls | None = None
+        self._run_id = ""
+        self._recorded = 0
+        self._thread = WorkerThread()
+        worker = self._thread.worker
+        self._thread.started.connect(worker.warm_up)
+        worker.ready.connect(self.ready)
+        worker.opened.connect(self.opened)
+        worker.refused.connect(self.refused)
+        self._open_wanted.connect(worker.open)
+        self._run_wanted.connect(worker.run)
+        self._clock = QTimer(self)
+        self._clock.setInterval(TICK_MS)
+        self._clock.timeout.connect(self._tick)
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing has been sampled yet: the run stands at its start, or there is none."""
+        return self.gait != "running" and (self.session is None or len(self.session) <= 1)
+
+    @property
+    def live(self) -> bool:
+        """The session in sight is the run that was begun last, and it has not ended."""
+        return self.gait != "ended" and self.session is not None and self.session.start.spec.id == self._run_id
+
+    @property
+    def rate(self) -> float:
+        """Steps a second of the run that was begun last, pauses left out; 0 if unknown."""
+        busy = self._thread.worker.busy_seconds
+        return (len(self.session) - 1) / busy if self.session is not None and busy > 0 else 0.0
+
+    def start(self) -> None:
+        """Import what the work needs, on the other thread; `ready` follows."""
+        self._thread.start()
+        self._clock.start()
+
+    def finish(self) -> None:
+        """Stop the run and the thread, and wait for both. Does nothing the second time."""
+        self._clock.stop()
+        self.stop()
+        self._thread.finish()
+
+    def open(self, reference: str, device: str, precision: str) -> None:
+        """Open a checkpoint, which ends the run; `opened` or `refused` follows."""
+        self.stop()
+        self._open_wanted.emit(reference, device, precision)
+
+    def begin(self, spec: RunSpec, gait: Literal["running", "paused"]) -> None:
+        """End the run in progress and play another; paused, it waits at its start."""
+        self.stop()
+        if self.session is not None and len(self.session) > 1:
+            self.previous = self.session
+        self._run_id = spec.id
+        self._controls = Controls(spec.sampler, gait)
+        self._run_wanted.emit(spec, self._controls)
+        self._set_gait(gait)
+
+    def change(self, sampler: Sampler) -> None:
+        """The row for every step from the next one on."""
+        if self._controls is not None:
+            self._controls.change(sampler)
+
+    def go(self, gait: Literal["running", "paused"]) -> None:
+        if self._controls is not None and self.gait != "ended":
+            self._controls.go(gait)
+            self._set_gait(gait)
+
+    def one_step(self) -> None:
+        """Pause after one more step."""
+        if self._controls is not None and self.gait != "ended":
+            self._controls.one_step()
+            self._set_gait("paused")
+
+    def stop(self) -> None:
+        if self._controls is not None:
+            self._controls.stop()
+
+    def back(self) -> None:
+        """Look at the run before this one again; a second time, at this one."""
+        if self.previous is not None:
+            self.stop()
+            self._run_id = ""
+            current = self.session
+            self.session, self.previous = self.previous, current if current and len(current) > 1 else None
+            self._recorded = len(self.session)
+            self._set_gait("ended")
+            self.began.emit()
+
+    def _set_gait(self, gait: Gait) -> None:
+        self.gait = gait
+        self.gait_changed.emit()
+
+    @Slot()
+    def _tick(self) -> None:
+        news = self._thread.worker.mailbox.empty()
+        if news.session is not None and news.session.start.spec.id == self._run_id:
+            self._begun = news.session
+        if self._begun is not None and len(self._begun):
+            self.session, self._begun = self._begun, None
+            self._recorded = 1
+            self.began.emit()
+        if self.session is not None and (recorded := len(self.session)) != self._recorded:
+            self._recorded = recorded
+            self.grew.emit(self._newest(self.session, news.step))
+        if news.end is not None and news.end.run == self._run_id:
+            self._end(news.end)
+
+    @staticmethod
+    def _newest(session: Session, step: Step | None) -> Step:
+        ours = step is not None and step.run == session.start.spec.id
+        return step if step is not None and ours else session[len(session) - 1]
+
+    def _end(self, end: RunEnd) -> None:
+        self._set_gait("ended")
+        self.ended.emit(end)

@@ -1,0 +1,148 @@
+"""Curves over steps: a few named ones, the rest faint, and the shared step cursor."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from PySide6.QtCore import QPointF, QSignalBlocker, Qt, Signal, Slot
+from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
+
+from cem_gui import theme
+from cem_gui.widgets.card import Card
+
+pg.setConfigOptions(imageAxisOrder="row-major", antialias=True)
+
+Floats = NDArray[np.float32]
+
+
+class Plot(Card):
+    """`stepped` bears the step to which the cursor was dragged or clicked."""
+
+    stepped = Signal(int)
+
+    def __init__(self, title: str, parent: QWidget | None = None) -> None:
+        super().__init__(title, parent)
+        self.legend = QLabel()
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.view = pg.PlotWidget()
+        self.view.setAccessibleName(f"{title}, over steps")
+        self.view.setFrameShape(self.view.Shape.NoFrame)
+        self.view.setMinimumHeight(90)
+        self.view.hideButtons()
+        self.view.setMenuEnabled(False)
+        self.view.setMouseEnabled(x=False, y=False)
+        item = self.view.getPlotItem()
+        item.setDownsampling(auto=True, mode="peak")
+        item.setClipToView(True)
+        item.getAxis("left").setWidth(38)
+        self._rest = pg.PlotDataItem(connect="finite")
+        self.view.addItem(self._rest)
+        self._curves: dict[str, Any] = {}
+        self._series: Mapping[str, tuple[str, Floats]] = {}
+        self._step = 0
+        self._hover: int | None = None
+        self._cursor = pg.InfiniteLine(0, movable=True)
+        self.view.addItem(self._cursor, ignoreBounds=True)
+        self._cursor.sigPositionChanged.connect(self._dragged)
+        self.view.scene().sigMouseClicked.connect(self._clicked)
+        self.view.scene().sigMouseMoved.connect(self._moved)
+        self.body.addWidget(self.legend)
+        self.body.addWidget(self.view, 1)
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Take the colours in force."""
+        colours = theme.now()
+        self.view.setBackground(colours.card)
+        item = self.view.getPlotItem()
+        for side in ("left", "bottom"):
+            axis = item.getAxis(side)
+            axis.setPen(pg.mkPen(colours.border))
+            axis.setTextPen(pg.mkPen(colours.muted))
+            axis.setStyle(tickLength=-4)
+        item.showGrid(x=False, y=True, alpha=0.12)
+        self._cursor.setPen(pg.mkPen(colours.text, width=1, style=Qt.PenStyle.DashLine))
+        self._cursor.setHoverPen(pg.mkPen(colours.accent, width=2))
+        self._rest.setPen(pg.mkPen(colours.faint + "90", width=1))
+        for name, curve in self._curves.items():
+            self._paint(curve, name)
+        self._write_legend()
+
+    def show_series(self, series: Mapping[str, tuple[str, Floats]], rest: Floats, length: int) -> None:
+        """Draw anew.
+
+        Args:
+            series: legend → (name of a theme colour, (T,) values).
+            rest: (T, B) faint ones.
+            length: steps that the axis covers.
+        """
+        self._series = series
+        for name in self._curves.keys() - series.keys():
+            self.view.removeItem(self._curves.pop(name))
+        for name, (_, values) in series.items():
+            if name not in self._curves:
+                self._curves[name] = pg.PlotDataItem(connect="finite")
+                self.view.addItem(self._curves[name])
+                self._paint(self._curves[name], name)
+            self._curves[name].setData(np.arange(len(values)), values)
+        steps, chains = rest.shape
+        # One item for all faint curves: a NaN lifts the pen between two of them.
+        padded = np.full((chains, steps + 1), np.nan, np.float32)
+        padded[:, :steps] = rest.T
+        self._rest.setData(np.tile(np.arange(steps + 1), chains), padded.ravel())
+        self.view.setXRange(0, max(1, length), padding=0.02)
+        self._write_legend()
+
+    def set_cursor(self, step: int) -> None:
+        self._step = step
+        with QSignalBlocker(self._cursor):
+            self._cursor.setValue(step)
+        self._write_legend()
+
+    def _paint(self, curve: Any, name: str) -> None:
+        curve.setPen(pg.mkPen(getattr(theme.now(), self._series[name][0]), width=2))
+
+    def _write_legend(self) -> None:
+        step = self._step if self._hover is None else self._hover
+        parts = [
+            f'<span style="color:{getattr(theme.now(), colour)}">●</span> {html.escape(name)} '
+            f"<b>{values[min(step, len(values) - 1)]:.3g}</b>"
+            for name, (colour, values) in self._series.items()
+            if len(values)
+        ]
+        at = f' <span style="color:{theme.now().muted}">at step {step}</span>' if self._hover is not None else ""
+        self.legend.setText("&nbsp;&nbsp; ".join(parts) + at)
+
+    def _clamped(self, x: float) -> int:
+        steps = max((len(values) for _, values in self._series.values()), default=1)
+        return min(max(round(x), 0), steps - 1)
+
+    @Slot(object)
+    def _dragged(self, line: Any) -> None:
+        self.stepped.emit(self._clamped(line.value()))
+
+    @Slot(object)
+    def _clicked(self, event: Any) -> None:
+        self.stepped.emit(self._clamped(self._to_step(event.scenePos())))
+
+    @Slot(object)
+    def _moved(self, point: QPointF) -> None:
+        inside = bool(self.view.getPlotItem().vb.sceneBoundingRect().contains(point))
+        hover = self._clamped(self._to_step(point)) if inside and self._series else None
+        if hover != self._hover:
+            self._hover = hover
+            self._write_legend()
+
+    def leaveEvent(self, event: Any) -> None:
+        self._hover = None
+        self._write_legend()
+        super().leaveEvent(event)
+
+    def _to_step(self, point: QPointF) -> float:
+        return float(self.view.getPlotItem().vb.mapSceneToView(point).x())

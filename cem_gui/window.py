@@ -1,0 +1,715 @@
+"""The main window: which panel speaks to which thread. Panels know nothing of each other."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from PySide6.QtCore import QMimeData, QPoint, QSettings, QStandardPaths, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
+from PySide6.QtWidgets import (
+    QApplication,
+    QDockWidget,
+    QFileDialog,
+    QLabel,
+    QMainWindow,
+    QMenu,
+    QMessageBox,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cem_core import __version__, bundle
+from cem_core.chains import lay_out
+from cem_core.export import Export
+from cem_core.messages import (
+    Chain,
+    Checkpoint,
+    GaussianStart,
+    ImageStart,
+    NoiseStart,
+    Refused,
+    RunEnd,
+    RunSpec,
+    RunStart,
+    Sampler,
+    Start,
+    Step,
+)
+from cem_gui import actions, intake, theme
+from cem_gui.files import FilesThread
+from cem_gui.panels.curves import CurvesPanel
+from cem_gui.panels.evolution import EvolutionPanel
+from cem_gui.panels.export import ExportDialog, ExportRow, folder_name
+from cem_gui.panels.model import ModelPanel
+from cem_gui.panels.sampler import RunPanel, SamplerPanel
+from cem_gui.panels.timeline import TimelinePanel
+from cem_gui.player import Player
+from cem_gui.widgets.grip import Grip
+from cem_gui.widgets.image_grid import Bytes, to_image
+
+_CURVE_TICKS: Final = 4
+"""Curves are drawn anew at each so manieth tick; the images at each."""
+_SETTLE_MS: Final = 120
+_CHAINS: Final = 12
+_MOST_AT_ONCE: Final = 64
+
+
+class MainWindow(QMainWindow):
+    _check_wanted = Signal(list, int)
+    _export_wanted = Signal(object, str, object)
+
+    def __init__(self, settings: QSettings, log_folder: Path) -> None:
+        super().__init__()
+        self.setWindowTitle("CEM Explorer")
+        self.setWindowIcon(theme.app_icon())
+        self.setAcceptDrops(True)
+        self.settings = settings
+        self._log_folder = log_folder
+        self._checkpoint: Checkpoint | None = None
+        self._reference = bundle.DEFAULT_MODEL
+        """Name or path of the model that is wanted."""
+        self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
+        self._targets: dict[int, int] = {}
+        """Chains whose target was chosen one by one."""
+        self._step = 0
+        """The cursor that all views share."""
+        self._follows = True
+        """The cursor stays at the newest step."""
+        self._ticks = 0
+
+        self.model = ModelPanel()
+        self.sampler = SamplerPanel()
+        self.evolution = EvolutionPanel()
+        self.timeline = TimelinePanel()
+        self.curves = CurvesPanel()
+        self._lay_out_centre()
+        self.acts = actions.make(self, self.centralWidget())
+        self.run_panel = RunPanel(self.acts.run, self.acts.one_step, self.acts.stop)
+        self._lay_out_docks()
+        self._lay_out_status()
+        actions.fill(self, self.acts, self.evolution.views, [dock.toggleViewAction() for dock in self.docks])
+
+        self.player = Player(self)
+        self.filing = FilesThread()
+        self._settling = QTimer(self)
+        self._settling.setSingleShot(True)
+        self._settling.setInterval(_SETTLE_MS)
+        self._connect()
+        self._restore()
+        self._show_gait()
+
+    # ---- arrangement -------------------------------------------------------------------------------------------------
+
+    def _lay_out_centre(self) -> None:
+        centre = QWidget()
+        layout = QVBoxLayout(centre)
+        layout.setContentsMargins(4, 8, 4, 4)
+        layout.setSpacing(8)
+        layout.addWidget(self.evolution, 1)
+        layout.addWidget(self.timeline)
+        self.setCentralWidget(centre)
+
+    def _lay_out_docks(self) -> None:
+        left = QWidget()
+        column = QVBoxLayout(left)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(8)
+        column.addWidget(_scrolling(self.sampler), 1)
+        column.addWidget(self.run_panel)
+        self.docks = [
+            self._dock("Model", self.model, Qt.DockWidgetArea.LeftDockWidgetArea),
+            self._dock("Sampler", left, Qt.DockWidgetArea.LeftDockWidgetArea),
+            self._dock("Curves", self.curves, Qt.DockWidgetArea.RightDockWidgetArea),
+        ]
+        self.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
+        self.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+        self._size_docks()
+
+    def _dock(self, name: str, widget: QWidget, area: Qt.DockWidgetArea) -> QDockWidget:
+        dock = QDockWidget(name)
+        dock.setObjectName(name.lower())
+        dock.setTitleBarWidget(Grip())
+        holder = QWidget()
+        layout = QVBoxLayout(holder)
+        layout.setContentsMargins(8, 0, 8, 6)
+        layout.addWidget(widget)
+        dock.setWidget(holder)
+        self.addDockWidget(area, dock)
+        return dock
+
+    def _size_docks(self) -> None:
+        width = max(300, min(360, self.width() // 4))
+        self.resizeDocks(self.docks[:1], [width], Qt.Orientation.Horizontal)
+        self.resizeDocks(self.docks[2:], [max(300, self.width() // 4)], Qt.Orientation.Horizontal)
+        self.resizeDocks(self.docks[:2], [230, 2000], Qt.Orientation.Vertical)
+
+    def _lay_out_status(self) -> None:
+        self.status = QLabel()
+        self.hints = QLabel("Space run or pause  ·  . one step  ·  Esc stop  ·  drop images or checkpoints anywhere")
+        self.hints.setObjectName("muted")
+        self.export_row = ExportRow()
+        self.export_row.hide()
+        bar = self.statusBar()
+        bar.setContentsMargins(8, 0, 8, 0)
+        bar.addWidget(self.status)
+        bar.addPermanentWidget(self.hints)
+        bar.addPermanentWidget(self.export_row)
+
+    def _connect(self) -> None:
+        acts, player, files = self.acts, self.player, self.filing.files
+        player.ready.connect(self._ready)
+        player.opened.connect(self._opened)
+        player.refused.connect(self._model_refused)
+        player.began.connect(self._run_began)
+        player.grew.connect(self._run_grew)
+        player.ended.connect(self._run_ended)
+        player.gait_changed.connect(self._show_gait)
+        self._check_wanted.connect(files.check)
+        self._export_wanted.connect(files.export)
+        self.export_row.cancelled.connect(files.cancel)
+        files.checked.connect(self._checked)
+        files.exporting.connect(self.export_row.show_progress)
+        files.exported.connect(self._exported)
+
+        self.model.chosen.connect(self.open_model)
+        self.model.open_wanted.connect(acts.open_model.trigger)
+        self.model.placed.connect(self._placed)
+        self.sampler.changed.connect(self._sampler_changed)
+        self.sampler.chains_changed.connect(self._chains_changed)
+        self.sampler.problem.connect(self._problem)
+        self.evolution.selected.connect(self._chain_selected)
+        self.evolution.menu_wanted.connect(self._show_menu)
+        self.timeline.stepped.connect(self.go_to)
+        self.curves.stepped.connect(self.go_to)
+
+        acts.open_images.triggered.connect(self._ask_images)
+        acts.open_model.triggered.connect(self._ask_model)
+        acts.samples.triggered.connect(self._use_samples)
+        acts.photos.triggered.connect(self._use_photos)
+        acts.export.triggered.connect(self._ask_export)
+        acts.quit.triggered.connect(self.close)
+        acts.paste.triggered.connect(self._paste)
+        acts.run.triggered.connect(self.run_or_pause)
+        acts.one_step.triggered.connect(self.one_step)
+        acts.stop.triggered.connect(self.stop)
+        acts.back.triggered.connect(player.back)
+        acts.previous.triggered.connect(self._previous_step)
+        acts.next.triggered.connect(self._next_step)
+        acts.first.triggered.connect(self._first_step)
+        acts.last.triggered.connect(self._last_step)
+        acts.loop.triggered.connect(self.timeline.loop.toggle)
+        acts.large.triggered.connect(self.evolution.toggle_large)
+        acts.reset.triggered.connect(self._reset_layout)
+        acts.log.triggered.connect(self._open_log)
+        acts.about.triggered.connect(self._about)
+        acts.schemes.triggered.connect(self._scheme_chosen)
+        QGuiApplication.styleHints().colorSchemeChanged.connect(self._restyle)
+        self._settling.timeout.connect(self._preview)
+
+    def _restore(self) -> None:
+        self.model.set_models(list(bundle.models()))
+        self.model.set_place(
+            str(self.settings.value("device", "auto")), str(self.settings.value("precision", "float32"))
+        )
+        self.sampler.set_count(_CHAINS)
+        mode = self.settings.value("scheme", "system")
+        for scheme in self.acts.schemes.actions():
+            scheme.setChecked(scheme.data() == mode)
+        self._blank = self.saveState()
+        self.resize(1440, 900)
+        if geometry := self.settings.value("geometry"):
+            self.restoreGeometry(geometry)
+        if state := self.settings.value("layout"):
+            self.restoreState(state)
+        else:
+            self._size_docks()
+
+    def start(self) -> None:
+        """Begin the work behind the window, once it is on the screen."""
+        self.player.start()
+        self.filing.start()
+        self.evolution.grid.setFocus()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        self.settings.setValue("geometry", self.saveGeometry())
+        self.settings.setValue("layout", self.saveState())
+        self.finish()
+        super().closeEvent(event)
+
+    def finish(self) -> None:
+        """Stop the run and both threads, and wait for them. Does nothing the second time."""
+        self._settling.stop()
+        self.player.finish()
+        self.filing.finish()
+
+    # ---- models ------------------------------------------------------------------------------------------------------
+
+    @Slot(str)
+    def open_model(self, reference: str) -> None:
+        """Open a bundled model or a file; what is open stays if that fails."""
+        self._reference = reference
+        self.model.show_opening(reference)
+        self.player.open(reference, self.model.device.currentData(), self.model.precision.currentData())
+
+    @Slot()
+    def _ready(self) -> None:
+        self.open_model(self._reference)
+
+    @Slot(object, bool)
+    def _opened(self, checkpoint: Checkpoint, gaussians: bool) -> None:
+        self._checkpoint = checkpoint
+        self._targets.clear()
+        self.model.show_checkpoint(self._reference, checkpoint)
+        self.sampler.show_checkpoint(checkpoint, gaussians)
+        self._preview()
+
+    @Slot(str)
+    def _model_refused(self, sentence: str) -> None:
+        self.model.show_refused()
+        if self._checkpoint is not None:
+            self._reference = self.model.choice.currentData()
+            self._problem(sentence)
+            if self.player.untouched:
+                self._preview()
+        else:
+            self._problem(sentence)
+            self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
+
+    @Slot(str, str)
+    def _placed(self, device: str, precision: str) -> None:
+        self.settings.setValue("device", device)
+        self.settings.setValue("precision", precision)
+        self.open_model(self._reference)
+
+    # ---- images ------------------------------------------------------------------------------------------------------
+
+    def offer(self, paths: Sequence[str]) -> None:
+        """Files that were dropped, pasted or chosen: checkpoints are opened, everything else is read as images."""
+        weights, pictures = intake.sort(paths)
+        if weights:
+            self.open_model(weights[0])
+        if pictures:
+            size = self._checkpoint.size if self._checkpoint else 32
+            self._check_wanted.emit(pictures[:_MOST_AT_ONCE], size)
+        if len(pictures) > _MOST_AT_ONCE:
+            self._problem(f"The first {_MOST_AT_ONCE} of {len(pictures)} images are taken.")
+
+    @Slot(list, list)
+    def _checked(self, good: list[str], bad: list[str]) -> None:
+        if bad:
+            more = f"\nand {len(bad) - 5} more" if len(bad) > 5 else ""
+            self._problem("\n".join(bad[:5]) + more)
+        if good:
+            self._use_images(good)
+
+    def _use_images(self, paths: list[str]) -> None:
+        """Start from these images; one image goes to every target that is chosen, several go to one each."""
+        self._paths = paths
+        self._targets.clear()
+        chains = len(paths) if len(paths) > 1 else max(1, min(_CHAINS, len(self.sampler.targets)))
+        self.sampler.set_start("image")
+        self.sampler.set_count(chains)
+        self._preview()
+
+    @Slot()
+    def _use_samples(self) -> None:
+        self._use_images([str(path) for path in bundle.samples()])
+
+    @Slot()
+    def _use_photos(self) -> None:
+        self._use_images([str(path) for path in bundle.photos()])
+
+    @Slot()
+    def _ask_images(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, "Open images", self._folder("images"), intake.IMAGE_FILTER)
+        if paths:
+            self.settings.setValue("images", str(Path(paths[0]).parent))
+            self.offer(paths)
+
+    @Slot()
+    def _ask_model(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open a model", self._folder("models"), intake.MODEL_FILTER)
+        if path:
+            self.settings.setValue("models", str(Path(path).parent))
+            self.open_model(path)
+
+    def _folder(self, kind: str) -> str:
+        return str(self.settings.value(kind, str(Path.home())))
+
+    @Slot()
+    def _paste(self) -> None:
+        if not self._take(QApplication.clipboard().mimeData()):
+            self._problem("The clipboard holds no image: copy an image or image files first.")
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if event.mimeData().hasUrls() or event.mimeData().hasImage():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        if self._take(event.mimeData()):
+            event.acceptProposedAction()
+        else:
+            self._problem("What was dropped is neither a file on this machine nor image data.")
+
+    def _take(self, data: QMimeData) -> bool:
+        """Whether dropped or pasted data held anything to start from."""
+        paths = intake.paths_of(data)
+        self.offer(paths)
+        return bool(paths)
+
+    # ---- runs --------------------------------------------------------------------------------------------------------
+
+    @Slot()
+    def run_or_pause(self) -> None:
+        """Space: begin, pause or go on."""
+        self._follows = True
+        if self.player.gait == "running":
+            self.player.go("paused")
+        elif self.player.gait == "ended" or self._settling.isActive():
+            self._begin("running")
+        else:
+            self.player.go("running")
+
+    @Slot()
+    def one_step(self) -> None:
+        self._follows = True
+        if self.player.gait == "ended" or self._settling.isActive():
+            self._begin("paused")
+        self.player.one_step()
+
+    @Slot()
+    def stop(self) -> None:
+        """Esc: end the run; with none, leave the large view or dismiss the notice."""
+        if self.player.live and not self.player.untouched:
+            self.player.stop()
+        elif self.evolution.is_large:
+            self.evolution.show_grid()
+        else:
+            self.evolution.clear_notice()
+
+    @Slot()
+    def _preview(self) -> None:
+        """Show where the chains start, and wait there."""
+        self._begin("paused")
+
+    def _begin(self, gait: Literal["running", "paused"]) -> None:
+        """A new run with what the panels say."""
+        self._settling.stop()
+        if self._checkpoint is None:
+            return
+        try:
+            spec = RunSpec(
+                uuid.uuid4().hex[:12],
+                self._reference,
+                self.sampler.sampler,
+                self._chains(),
+                self.model.device.currentData(),
+                self.model.precision.currentData(),
+            )
+        except Refused as refused:
+            self._problem(str(refused))
+        else:
+            self.player.begin(spec, gait)
+
+    def _chains(self) -> tuple[Chain, ...]:
+        assert self._checkpoint is not None
+        kind, classes = self.sampler.start_kind, self._checkpoint.classes
+        starts: list[Start]
+        seen: list[int | None] = []
+        if kind == "image":
+            starts = [ImageStart(path) for path in self._paths]
+            names = [bundle.sample_class(path) for path in self._paths]
+            seen = [classes.index(name) if name in classes else None for name in names]
+        else:
+            starts = [GaussianStart() if kind == "gaussian" else NoiseStart()]
+        chains = lay_out(
+            self.sampler.sampler,
+            starts,
+            self.sampler.targets,
+            self.sampler.count.value(),
+            self.sampler.seed.value(),
+            seen,
+        )
+        return tuple(
+            msgspec.structs.replace(chain, label=self._targets.get(i, chain.label)) for i, chain in enumerate(chains)
+        )
+
+    @Slot(object)
+    def _sampler_changed(self, sampler: Sampler) -> None:
+        if self.player.untouched:
+            self._settling.start()
+        elif self.player.live:
+            self.player.change(sampler)
+            self.timeline.set_length(sampler.steps)
+
+    @Slot()
+    def _chains_changed(self) -> None:
+        if self.player.untouched or not self.player.live:
+            self._settling.start()
+        else:
+            self._say("Start, targets, number and seed take hold with the next run: Esc ends this one.")
+
+    # ---- news from the run -------------------------------------------------------------------------------------------
+
+    @Slot()
+    def _run_began(self) -> None:
+        session = self.player.session
+        assert session is not None
+        self._ticks, self._follows = 0, True
+        self.evolution.show_start(session.start, session[0])
+        self.timeline.start(self._length())
+        self.go_to(0 if self.player.live else len(session) - 1)
+        self._show_curves()
+        self._show_gait()
+
+    @Slot(object)
+    def _run_grew(self, newest: Step) -> None:
+        assert self.player.session is not None
+        self._ticks += 1
+        if self._follows:
+            self._show_step(newest)
+        self.timeline.show_recorded(len(self.player.session), self._step)
+        if self._ticks % _CURVE_TICKS == 0 or self.player.gait != "running":
+            self._show_curves()
+        self._show_progress()
+
+    @Slot(object)
+    def _run_ended(self, end: RunEnd) -> None:
+        if end.reason == "failed":
+            self._problem(end.detail)
+            if self.player.session is None:
+                self.evolution.show_empty("Nothing could be shown: see the message above.")
+        self._show_curves()
+        self._show_progress()
+
+    def _show_step(self, step: Step) -> None:
+        self._step = step.index
+        self.evolution.show_step(step)
+        self.curves.set_cursor(step.index)
+
+    def _show_curves(self) -> None:
+        session = self.player.session
+        if session is not None:
+            length = max(self._length(), len(session) - 1)
+            self.curves.show_numbers(session.start, session.numbers, self.evolution.chosen, length)
+            self.curves.set_cursor(self._step)
+            self.timeline.show_thumbs(self._thumbnail)
+
+    def _length(self) -> int:
+        """Steps that the run in sight is meant to take, or took."""
+        session = self.player.session
+        return self.sampler.sampler.steps if self.player.live or session is None else max(1, len(session) - 1)
+
+    def _thumbnail(self, step: int) -> Bytes:
+        assert self.player.session is not None
+        return self.evolution.thumbnail(self.player.session[step], self.evolution.chosen)
+
+    @property
+    def step(self) -> int:
+        """The step that is shown."""
+        return self._step
+
+    @Slot(int)
+    def go_to(self, step: int) -> None:
+        """Show a recorded step everywhere. At the newest one, a run in progress is followed again."""
+        session = self.player.session
+        if session is None:
+            return
+        last = len(session) - 1
+        step = min(max(step, 0), last)
+        self._follows = step == last
+        try:
+            self._show_step(session[step])
+        except OSError as error:
+            self._problem(f"Step {step} could not be read back from the disk: {error.strerror or error}.")
+        else:
+            self.timeline.show_recorded(last + 1, step)
+
+    @Slot()
+    def _previous_step(self) -> None:
+        self.go_to(self._step - 1)
+
+    @Slot()
+    def _next_step(self) -> None:
+        self.go_to(self._step + 1)
+
+    @Slot()
+    def _first_step(self) -> None:
+        self.go_to(0)
+
+    @Slot()
+    def _last_step(self) -> None:
+        if self.player.session is not None:
+            self.go_to(len(self.player.session) - 1)
+
+    @Slot(int)
+    def _chain_selected(self, chain: int) -> None:
+        self._show_curves()
+        self.timeline.show_thumbs(self._thumbnail, anew=True)
+
+    # ---- what is said ------------------------------------------------------------------------------------------------
+
+    @Slot()
+    def _show_gait(self) -> None:
+        running, opened = self.player.gait == "running", self._checkpoint is not None
+        run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
+        run.setText("&Pause" if running else "&Run")
+        run.setIconText("Pause" if running else "Run")
+        run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
+        step.setIconText("Step")
+        step.setIcon(theme.icon("step"))
+        stop.setIconText("Stop")
+        stop.setIcon(theme.icon("stop"))
+        for act in (run, step):
+            act.setEnabled(opened)
+        self.acts.export.setEnabled(self.player.session is not None and self.export_row.isHidden())
+        self.acts.back.setEnabled(self.player.previous is not None)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        session, player = self.player.session, self.player
+        if session is None:
+            self._say("Opening the model …" if self._checkpoint is None else "")
+            return
+        done = len(session) - 1
+        rate = f" · {player.rate:.1f} steps/s" if done and player.rate else ""
+        if player.gait == "running":
+            left = f" · {max(0, self._length() - done) / player.rate:.0f} s left" if rate else ""
+            self._say(f"Running · step {done:,} of {self._length():,}{rate}{left} · every step recorded")
+        elif player.gait == "paused":
+            self._say(f"Paused at step {done:,}" if done else "Ready · Space runs")
+        else:
+            how = {"done": "Done", "stopped": "Stopped", "failed": "Ended"}[
+                session.end.reason if session.end else "done"
+            ]
+            self._say(f"{how} after {done:,} steps{rate if session.end else ''} · every step recorded")
+
+    def _say(self, text: str) -> None:
+        self.status.setText(text)
+
+    @Slot(str)
+    def _problem(self, sentence: str) -> None:
+        """A message that stays until it is dismissed."""
+        self.evolution.show_notice(sentence)
+
+    @Slot(int, QPoint)
+    def _show_menu(self, chain: int, where: QPoint) -> None:
+        menu = QMenu(self)
+        if chain >= 0 and self._checkpoint is not None and self.player.session is not None:
+            menu.addAction(self.acts.large)
+            targets = menu.addMenu("Target of this chain")
+            for index, name in enumerate(self._checkpoint.classes[:200]):
+                choice = targets.addAction(name)
+                choice.setCheckable(True)
+                choice.setChecked(self.player.session.start.labels[chain] == index)
+                choice.setData((chain, index))
+            targets.triggered.connect(self._target_chosen)
+            copy = menu.addAction("Copy the image")
+            copy.triggered.connect(self._copy_image)
+            menu.addSeparator()
+        menu.addActions([self.acts.open_images, self.acts.paste, self.acts.samples, self.acts.photos])
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.popup(where)
+
+    @Slot(QAction)
+    def _target_chosen(self, choice: QAction) -> None:
+        chain, label = choice.data()
+        self._targets[chain] = label
+        self._chains_changed()
+
+    @Slot()
+    def _copy_image(self) -> None:
+        QApplication.clipboard().setImage(to_image(self._thumbnail(self._step)))
+
+    # ---- export ------------------------------------------------------------------------------------------------------
+
+    @Slot()
+    def _ask_export(self) -> None:
+        session = self.player.session
+        if session is None:
+            return
+        dialog = ExportDialog(len(session), self._free_folder(session.start), self)
+        if dialog.exec():
+            self.settings.setValue("exports", str(dialog.folder.parent))
+            self.export(dialog.folder, dialog.choices)
+
+    def export(self, folder: Path, choices: Export) -> None:
+        """Begin to export the run in sight."""
+        self.export_row.begin()
+        self.hints.hide()
+        self._show_gait()
+        self._export_wanted.emit(self.player.session, str(folder), choices)
+
+    def _free_folder(self, start: RunStart) -> Path:
+        documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
+        parent = Path(str(self.settings.value("exports", documents)))
+        names = sorted({start.checkpoint.classes[label] for label in start.labels})
+        wanted = folder_name(start.spec.sampler.name, names)
+        numbered = [wanted, *(f"{wanted}-{i}" for i in range(2, 1000))]
+        return next((parent / name for name in numbered if not (parent / name).exists()), parent / wanted)
+
+    @Slot(str, str)
+    def _exported(self, folder: str, problem: str) -> None:
+        self.export_row.hide()
+        self.hints.show()
+        self._show_gait()
+        if problem:
+            self._problem(problem)
+        else:
+            self._say(f"Exported to {folder}" if folder else "Export cancelled: nothing was written")
+
+    # ---- the window itself -------------------------------------------------------------------------------------------
+
+    @Slot(QAction)
+    def _scheme_chosen(self, choice: QAction) -> None:
+        self.settings.setValue("scheme", choice.data())
+        app = QApplication.instance()
+        assert isinstance(app, QApplication)
+        theme.apply(app, choice.data())
+        self._restyle()
+
+    @Slot()
+    def _restyle(self) -> None:
+        app = QApplication.instance()
+        assert isinstance(app, QApplication)
+        theme.restyle(app)
+        self.curves.restyle()
+        self.timeline.restyle()
+        self._show_gait()
+        self.update()
+
+    @Slot()
+    def _reset_layout(self) -> None:
+        self.restoreState(self._blank)
+        for dock in self.docks:
+            dock.show()
+        self._size_docks()
+
+    @Slot()
+    def _open_log(self) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._log_folder)))
+
+    @Slot()
+    def _about(self) -> None:
+        QMessageBox.about(
+            self,
+            "About CEM Explorer",
+            f"<b>CEM Explorer {__version__}</b><p>Classifiers as contrastive energy-based models, after Wang, Wang, "
+            "Yang and Lin, <i>A Unified Contrastive Energy-based Model for Understanding the Generative Ability of "
+            "Adversarial Training</i>, ICLR 2022, arXiv 2203.13455.</p>"
+            f"<p>Log files: {self._log_folder}</p>",
+        )
+
+
+def _scrolling(widget: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setMinimumWidth(widget.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
+    return area

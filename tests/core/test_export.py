@@ -1,0 +1,515 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scenarios_session import CLASSES, SAMPLER, session
+
+from cem_core import export as module
+from cem_core.export import Export, Progress, RunFile, destination, export, settings
+from cem_core.images import to_uint8
+from cem_core.messages import Refused, RunSpec
+from cem_core.session import Session
+
+ALL = {"run.json", "frames", "morph.png", "sheet.png", "curves.csv"}
+
+
+def write(run: Session, out: Path, **choices: Any) -> list[Progress]:
+    return list(export(run, out, Export(**choices)))
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "curves.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# What is written --------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_written_and_nothing_else_stays(tmp_path: Path) -> None:
+    write(session(), tmp_path / "out")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out"}
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == ALL
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_frames_are_the_pixels(tmp_path: Path, channels: int) -> None:
+    run = session(5, 2, channels=channels)
+    write(run, tmp_path / "out", formats=("png",))
+    folders = sorted((tmp_path / "out" / "frames").iterdir())
+    assert [folder.name for folder in folders] == ["chain-01-horse", "chain-02-ship"]
+    for chain, folder in enumerate(folders):
+        assert sorted(p.name for p in folder.iterdir()) == [f"step-{i:04d}.png" for i in range(5)]
+        for step in run:
+            with Image.open(folder / f"step-{step.index:04d}.png") as image:
+                assert image.mode == ("RGB" if channels == 3 else "L")
+                shown = np.asarray(image).reshape(8, 8, channels)
+            assert np.array_equal(shown, to_uint8(step.pixels[chain]).transpose(1, 2, 0))
+
+
+def test_each_frame_carries_the_settings_of_its_run(tmp_path: Path) -> None:
+    run = session()
+    write(run, tmp_path / "out", formats=("png",))
+    with Image.open(tmp_path / "out" / "frames" / "chain-02-ship" / "step-0004.png") as image:
+        text = json.loads(image.info["cem-explorer"])
+    step = run[4]
+    assert text["frame"] == {
+        "chain": 2,
+        "start": "image 2.png",
+        "target": "ship",
+        "step": 4,
+        "energy": float(step.energy[1]),
+        "joint": float(step.joint[1]),
+        "log_p": float(step.log_p[1]),
+        "distance": float(step.distance[1]),
+    }
+    assert text["program"] == "cem-explorer"
+    assert text["checkpoint"]["sha256"] == "ab" * 32
+    assert text["versions"]["torch"] == "2.13.0"
+    assert msgspec.convert(text["spec"], RunSpec) == run.start.spec
+
+
+def test_run_json_brings_the_run_back(tmp_path: Path) -> None:
+    run = session()
+    write(run, tmp_path / "out", formats=(), first=2)
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"run.json"}
+    found = msgspec.json.decode((tmp_path / "out" / "run.json").read_bytes(), type=RunFile)
+    assert found == settings(run, Export(formats=(), first=2))
+    assert found.spec == run.start.spec
+    assert found.checkpoint == run.start.checkpoint
+    assert [(change.step, change.sampler.a) for change in found.changes] == [(3, 0.5)]
+    assert (found.steps, found.end and found.end.reason) == (7, "done")
+
+
+@pytest.mark.parametrize("picture", ["morph.png", "sheet.png"])
+def test_the_pictures_carry_the_settings_too(tmp_path: Path, picture: str) -> None:
+    run = session()
+    write(run, tmp_path / "out")
+    with Image.open(tmp_path / "out" / picture) as image:
+        assert msgspec.json.decode(image.info["cem-explorer"].encode(), type=RunFile) == settings(run, Export())
+
+
+def test_the_animation_shows_all_chains_at_every_step(tmp_path: Path) -> None:
+    run = session(5, 3)
+    write(run, tmp_path / "out", formats=("apng",), scale=2, fps=25, loop=False)
+    with Image.open(tmp_path / "out" / "morph.png") as image:
+        assert (image.n_frames, image.size, image.mode) == (5, (2 * 17, 2 * 17), "RGB")  # 2×2 cells, a gap of 1
+        assert image.info["loop"] == 1
+        for step in run:
+            image.seek(step.index)
+            assert image.info["duration"] == 40
+            grid = np.asarray(image)
+            cells = [grid[:16, :16], grid[:16, 18:], grid[18:, :16]]
+            for cell, pixels in zip(cells, to_uint8(step.pixels), strict=True):
+                assert np.array_equal(cell, pixels.transpose(1, 2, 0).repeat(2, 0).repeat(2, 1))
+            assert (grid[18:, 18:] == 255).all()
+
+
+def test_an_animation_of_one_step_that_loops(tmp_path: Path) -> None:
+    write(session(1, 1), tmp_path / "out", formats=("apng",))
+    with Image.open(tmp_path / "out" / "morph.png") as image:
+        assert (image.n_frames, image.size, image.info["loop"]) == (1, (256, 256), 0)
+
+
+@given(cell=st.sampled_from([8, 28, 32, 96, 224, 299, 512]), columns=st.integers(1, 16), rows=st.integers(1, 16))
+def test_the_automatic_scale_is_large_where_there_is_room(cell: int, columns: int, rows: int) -> None:
+    def area(scale: int) -> int:
+        return columns * rows * (cell * scale) ** 2
+
+    scale = module._scale(Export(), cell, columns, rows)
+    assert scale == 1 or area(scale) <= 16_000_000
+    assert cell * scale >= 256 or area(scale + 1) > 16_000_000
+    assert cell * (scale - 1) < 256
+
+
+def test_the_curves_bring_the_same_numbers_back(tmp_path: Path) -> None:
+    run = session(5, 2)
+    write(run, tmp_path / "out", formats=("csv",))
+    table = rows(tmp_path / "out")
+    assert len(table) == 10
+    assert list(table[0])[:10] == [
+        *("step", "chain", "start", "target", "energy", "joint_energy", "log_p", "p", "gradient_norm", "distance")
+    ]
+    assert list(table[0])[10:] == ["top1", "a", "b", "step_size", "noise", *(f"logit_{name}" for name in CLASSES)]
+    for row in table:
+        step, chain = run[int(row["step"])], int(row["chain"]) - 1
+        for column, values in (
+            ("energy", step.energy),
+            ("joint_energy", step.joint),
+            ("log_p", step.log_p),
+            ("gradient_norm", step.gradient_norm),
+            ("distance", step.distance),
+        ):
+            assert np.float32(row[column]) == values[chain]
+        logits = np.array([row[f"logit_{name}"] for name in CLASSES], np.float32)
+        assert np.array_equal(logits, step.logits[chain])
+        softmax = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
+        assert float(row["p"]) == pytest.approx(softmax[CLASSES.index(row["target"])], rel=1e-4)
+        assert row["top1"] == CLASSES[logits.argmax()]
+        assert row["start"] == f"image {chain + 1}.png"
+        assert float(row["a"]) == (1 if step.index < 3 else 0.5)
+        assert (float(row["b"]), float(row["step_size"]), float(row["noise"])) == (1, 0.25, SAMPLER.noise)
+
+
+def test_steps_on_disk_are_exported_like_those_in_memory(tmp_path: Path) -> None:
+    spilled = session(6, 2, budget=1)
+    assert spilled.in_memory < 3000
+    write(spilled, tmp_path / "spilled", formats=("png", "csv"))
+    write(session(6, 2), tmp_path / "kept", formats=("png", "csv"))
+    assert contents(tmp_path / "spilled") == contents(tmp_path / "kept")
+
+
+@given(
+    recorded=st.integers(1, 40), first=st.integers(0, 45), last=st.none() | st.integers(0, 45), every=st.integers(1, 9)
+)
+def test_a_range_of_steps(recorded: int, first: int, last: int | None, every: int) -> None:
+    end = recorded - 1 if last is None else last
+    if first > end or end >= recorded:
+        with pytest.raises(Refused, match=r"range|cannot be exported"):
+            Export(first=first, last=last, every=every).steps(recorded)
+        return
+    steps = Export(first=first, last=last, every=every).steps(recorded)
+    assert steps[0] == first
+    assert steps[-1] == end
+    assert set(np.diff(steps[:-1])) <= {every}
+    assert all(0 < gap <= every for gap in np.diff(steps[-2:]))
+
+
+def test_the_range_is_what_is_written(tmp_path: Path) -> None:
+    write(session(9, 1), tmp_path / "out", first=1, last=6, every=2)
+    assert [int(row["step"]) for row in rows(tmp_path / "out")] == [1, 3, 5, 6]
+    assert len(list((tmp_path / "out" / "frames").rglob("*.png"))) == 4
+    with Image.open(tmp_path / "out" / "morph.png") as image:
+        assert image.n_frames == 4
+
+
+def test_class_names_of_any_kind_make_plain_file_names(tmp_path: Path) -> None:
+    names = ("café au lait", "../../etc/passwd", "猫", "", "a" * 300, "CON\x00\n", "tench, Tinca tinca")
+    run = session(2, 7, classes=names, names=tuple(f"{i}\udce9.png" for i in range(7)))
+    write(run, tmp_path / "out")
+    assert sorted(folder.name for folder in (tmp_path / "out" / "frames").iterdir()) == [
+        "chain-01-cafe-au-lait",
+        "chain-02-etc-passwd",
+        "chain-03-class-2",
+        "chain-04-class-3",
+        f"chain-05-{'a' * 40}",
+        "chain-06-con",
+        "chain-07-tench-tinca-tinca",
+    ]
+    assert {row["target"] for row in rows(tmp_path / "out")} >= {"猫", "tench, Tinca tinca"}
+    assert msgspec.json.decode((tmp_path / "out" / "run.json").read_bytes(), type=RunFile).starts[0] == "0?.png"
+
+
+def test_numbers_that_are_none_can_be_exported(tmp_path: Path) -> None:
+    run = session(3, 1)
+    run._scalars["energy"][2] = np.nan
+    write(run, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "frames" / "chain-01-horse" / "step-0002.png") as image:
+        assert json.loads(image.info["cem-explorer"])["frame"]["energy"] is None
+    assert rows(tmp_path / "out")[2]["energy"] == "nan"
+
+
+def test_a_run_that_goes_on_can_be_exported(tmp_path: Path) -> None:
+    run = session(3, 1)
+    run.end = None
+    write(run, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["end"] is None
+
+
+@pytest.mark.parametrize(("chains", "size", "scale"), [(1, 32, None), (3, 8, 1), (70, 8, 4), (2, 224, None)])
+def test_the_sheet_has_a_row_for_each_chain_and_clips_nothing(
+    tmp_path: Path, chains: int, size: int, scale: int | None
+) -> None:
+    classes = tuple(f"an exceedingly long class name, the {i}th of its kind" for i in range(10))
+    run = session(12, chains, size=size, classes=classes)
+    write(run, tmp_path / "out", formats=("sheet",), scale=scale)
+    with Image.open(tmp_path / "out" / "sheet.png") as image:
+        sheet = np.asarray(image)
+    for edge in (sheet[:8], sheet[-8:], sheet[:, :8], sheet[:, -8:]):
+        assert (edge == 255).all()
+    zoom = module._scale(Export(scale=scale), size, 10, min(chains, 64))
+    last = places(sheet, to_uint8(run[11].pixels[0]).transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1))
+    first = places(sheet, to_uint8(run[0].pixels[0]).transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1))
+    assert len(last) == len(first) == 1
+    assert last[0][0] == first[0][0]
+    assert last[0][1] > first[0][1] + 9 * size * zoom
+
+
+def places(whole: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
+    """(y, x) wherever a picture is found in a larger one."""
+    height, width, _ = part.shape
+    corners = np.argwhere((whole == part[0, 0]).all(-1))
+    return [(y, x) for y, x in corners.tolist() if np.array_equal(whole[y : y + height, x : x + width], part)]
+
+
+# Progress and cancel ----------------------------------------------------------------------------------------------
+
+
+def test_progress_rises_to_its_total(tmp_path: Path) -> None:
+    told = write(session(5), tmp_path / "out")
+    assert [progress.done for progress in told] == list(range(8))
+    assert {progress.total for progress in told} == {7}
+    assert [progress.what for progress in told[-3:]] == ["Contact sheet", "Settings", "Done"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_cancel_at_any_point_leaves_all_as_it_was(tmp_path: Path, earlier: bool) -> None:
+    out = tmp_path / "deeper" / "still" / "out" if not earlier else tmp_path / "out"
+    if earlier:
+        write(session(2, 1, seed=1), out)
+    before = contents(tmp_path)
+    run = session(3, 2)
+    points = 5  # 3 steps, the sheet, the settings
+    for point in range(points):
+        writing = export(run, out)
+        for _ in range(point + 1):
+            next(writing)
+        assert contents(tmp_path) != before
+        writing.close()
+        assert contents(tmp_path) == before
+    writing = export(run, out)
+    for _ in range(points + 1):
+        done = next(writing)
+    assert done.done == done.total
+    writing.close()
+    assert {entry.name for entry in out.iterdir()} == ALL
+
+
+def test_nothing_happens_before_the_first_step(tmp_path: Path) -> None:
+    export(session(), tmp_path / "out").close()
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_an_interruption_while_writing_leaves_nothing(
+    tmp_path: Path, interruption: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(session(2, 1), tmp_path / "out")
+    before = contents(tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise interruption
+
+    monkeypatch.setattr(module, "_sheet", interrupted)
+    with pytest.raises(interruption):
+        write(session(), tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+# The folder -------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_and_an_earlier_export_are_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write(session(9, 2), out)
+    (out / ".DS_Store").touch()
+    write(session(2, 1), out, formats=("png",))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out"}
+    assert {entry.name for entry in out.iterdir()} == {"run.json", "frames"}
+    assert len(list(out.rglob("step-*.png"))) == 2
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(session(2, 1), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "run.json").exists()
+
+
+def test_a_relative_path_with_strange_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(session(2, 1), Path("Bilder für Zoë/猫 1"))
+    assert (tmp_path / "Bilder für Zoë" / "猫 1" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"thesis.tex": "all of it"},
+        {"run.json": "{not json"},
+        {"run.json": '{"program": "another"}'},
+        {"run.json": "[]"},
+        {"frames": "mine"},
+    ],
+)
+def test_a_foreign_folder_is_refused_and_untouched(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(Refused, match=r"is not empty and was not made by CEM Explorer: choose another folder\.$"):
+        export(session(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_an_export_with_something_of_the_user_inside_is_refused(tmp_path: Path) -> None:
+    write(session(2, 1), tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(Refused, match=r"also holds notes\.txt, which is not part of an export"):
+        export(session(), tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_that_is_filled_meanwhile_is_refused(tmp_path: Path) -> None:
+    writing = export(session(), tmp_path / "out")
+    next(writing)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(Refused, match="was not made by CEM Explorer"):
+        list(writing)
+    assert contents(tmp_path) == {"out": None, "out/mine.txt": b"mine"}
+
+
+def test_a_rename_that_fails_brings_the_earlier_export_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(session(2, 1), tmp_path / "out")
+    before = contents(tmp_path)
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == "made":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(Refused, match="Input/output error"):
+        write(session(), tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    for out, sentence in (
+        (tmp_path / "file", "is a file, not a folder: choose another name"),
+        (tmp_path / "file" / "out", "is a file, not a folder: choose another place"),
+        (tmp_path / "file" / "out" / "deeper", "is a file, not a folder: choose another place"),
+        (tmp_path / ("x" * 300), "is too long: nothing was exported"),
+        (Path("/"), "cannot be replaced by an export"),
+    ):
+        with pytest.raises(Refused, match=sentence):
+            export(session(), out)
+        with pytest.raises(Refused, match=sentence):
+            destination(out)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(Refused, match="cannot be written to: choose another folder"):
+        export(session(), tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_that_not_even_root_can_write() -> None:
+    with pytest.raises(Refused, match=r"/proc/out cannot be written .*nothing was exported"):
+        write(session(), Path("/proc/out"))
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "The disk is full: nothing was exported"),
+        (errno.EDQUOT, "Your share of the disk is full"),
+        (errno.EROFS, "is on a read-only disk"),
+        (errno.EACCES, "cannot be written to"),
+        (errno.EIO, "cannot be written .Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("name", ["step-0001.png", "morph.png", "sheet.png", "curves.csv", "run.json"])
+def test_a_disk_that_fails_is_a_sentence(
+    tmp_path: Path, number: int, sentence: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(session(2, 1), tmp_path / "out")
+    before = contents(tmp_path)
+    opened = Path.open
+
+    def fails(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if self.name == name and mode != "rb" and "w" in mode:
+            raise OSError(number, os.strerror(number))
+        return opened(self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(Refused, match=sentence):
+        write(session(), tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def full(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        return opened(Path("/dev/full") if "w" in mode else self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    for name in ("png", "apng", "sheet", "csv"):
+        with pytest.raises(Refused, match="The disk is full: nothing was exported"):
+            write(session(4, 2, size=32), tmp_path / "out", formats=(name,))
+        assert contents(tmp_path) == {}
+
+
+def test_a_session_whose_own_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Session, "_read", fails)
+    with pytest.raises(Refused, match="Input/output error"):
+        write(session(6, 2, budget=1), tmp_path / "out")
+    assert contents(tmp_path) == {}
+
+
+# Choices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"formats": ("gif",)}, "There is no format gif: choose from png, apng, sheet, csv"),
+        ({"first": -1}, "no range"),
+        ({"first": 3, "last": 2}, "no range"),
+        ({"every": 0}, "must be 1 or more, not 0"),
+        ({"scale": 0}, "between 1 and 64, not 0"),
+        ({"scale": 65}, "between 1 and 64"),
+        ({"fps": 0}, "between 0.1 and 120"),
+        ({"fps": float("nan")}, "between 0.1 and 120, not nan"),
+        ({"fps": float("inf")}, "between 0.1 and 120"),
+    ],
+)
+def test_choices_that_make_no_sense(choices: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
+        Export(**choices)
+
+
+def test_choices_that_do_not_fit_the_run(tmp_path: Path) -> None:
+    run = session(5, 4, size=100)
+    with pytest.raises(Refused, match="Steps 0 to 5 cannot be exported: steps 0 to 4 are recorded"):
+        export(run, tmp_path / "out", Export(last=5))
+    with pytest.raises(Refused, match="nothing to export yet"):
+        export(session(0), tmp_path / "out")
+    with pytest.raises(Refused, match="12,800×12,800 pixels is too large: choose a smaller scale"):
+        export(run, tmp_path / "out", Export(scale=64))
+    assert contents(tmp_path) == {}
+    write(run, tmp_path / "out", scale=64, formats=("csv",))
+    shutil.rmtree(tmp_path / "out")
