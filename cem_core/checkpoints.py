@@ -219,6 +219,9 @@ def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...
     ]
     if training := contents.metadata.get("training"):
         facts.append(Fact("training", training, "file"))
+    if path == bundle.models().get(name) and (points := bundle.measured(path)):
+        found = ", ".join(f"{100 * float(p['accuracy']):.1f} % {_attack(p)}" for p in points)
+        facts.append(Fact("accuracy", f"{found} ({points[0]['total']:,} test images)", "file"))
     return Checkpoint(
         name=name,
         path=str(path),

@@ -126,7 +126,7 @@ class Session:
                 self._spill = tempfile.TemporaryFile(buffering=0, prefix="cem-explorer-")  # noqa: SIM115 - closed below
                 weakref.finalize(self, self._spill.close)
             self._spill.seek(self._spilled * pixels.nbytes)
-            left = memoryview(np.ascontiguousarray(pixels)).cast("B")
+            left = memoryview(pixels.tobytes())
             while left:  # a nearly full disk takes a part, then refuses
                 left = left[self._spill.write(left) :]
             self._pixels[self._spilled] = None

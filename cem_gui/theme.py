@@ -42,20 +42,29 @@ LIGHT: Final = Theme(
     "#2a66d0", "#b0540b", "#c4373a",
 )  # fmt: skip
 
+_CHOSEN: Final = "colour scheme"
 _MODES: Final = {"system": Qt.ColorScheme.Unknown, "dark": Qt.ColorScheme.Dark, "light": Qt.ColorScheme.Light}
 
 
 def now() -> Theme:
     """The colours in force."""
-    scheme = QGuiApplication.styleHints().colorScheme()
-    return LIGHT if scheme == Qt.ColorScheme.Light else DARK
+    return LIGHT if _scheme() == Qt.ColorScheme.Light else DARK
 
 
 def apply(app: QApplication, mode: str) -> None:
     """Set `dark`, `light` or `system`; a system that does not say gets dark, on which images look best."""
+    scheme = _MODES.get(mode, Qt.ColorScheme.Unknown)
     app.setStyle("Fusion")
-    app.styleHints().setColorScheme(_MODES[mode])
+    app.setProperty(_CHOSEN, scheme.value)
+    app.styleHints().setColorScheme(scheme)
     restyle(app)
+
+
+def _scheme() -> Qt.ColorScheme:
+    # Some platforms have no theme of their own and forget what they are told: what was chosen is kept here too.
+    app = QApplication.instance()
+    chosen = app.property(_CHOSEN) if app is not None else None
+    return Qt.ColorScheme(chosen) if chosen else QGuiApplication.styleHints().colorScheme()
 
 
 def restyle(app: QApplication) -> None:
@@ -147,7 +156,7 @@ def _sheet(t: Theme) -> str:
     QToolButton:hover {{ background: {t.field}; }} QToolButton:focus {{ border-color: {t.accent}; }}
     QToolButton:checked {{ background: {t.field}; border-color: {t.accent}; }}
     QComboBox, QAbstractSpinBox, QLineEdit {{ background: {t.field}; border: 1px solid {t.border};
-        border-radius: 6px; padding: 3px 7px; min-height: 20px;
+        border-radius: 6px; padding: 2px 7px; min-height: 18px;
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
     QComboBox:disabled, QAbstractSpinBox:disabled {{ color: {t.faint}; }}
     QComboBox::drop-down {{ border: 0; width: 20px; }}

@@ -143,9 +143,8 @@ class MainWindow(QMainWindow):
         return dock
 
     def _size_docks(self) -> None:
-        width = max(300, min(360, self.width() // 4))
-        self.resizeDocks(self.docks[:1], [width], Qt.Orientation.Horizontal)
-        self.resizeDocks(self.docks[2:], [max(300, self.width() // 4)], Qt.Orientation.Horizontal)
+        side = max(280, min(420, self.width() * 23 // 100))
+        self.resizeDocks([self.docks[0], self.docks[2]], [side, side], Qt.Orientation.Horizontal)
         self.resizeDocks(self.docks[:2], [230, 2000], Qt.Orientation.Vertical)
 
     def _lay_out_status(self) -> None:
@@ -584,10 +583,9 @@ class MainWindow(QMainWindow):
         elif player.gait == "paused":
             self._say(f"Paused at step {done:,}" if done else "Ready · Space runs")
         else:
-            how = {"done": "Done", "stopped": "Stopped", "failed": "Ended"}[
-                session.end.reason if session.end else "done"
-            ]
-            self._say(f"{how} after {done:,} steps{rate if session.end else ''} · every step recorded")
+            how = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
+            ended = how[session.end.reason] if session.end else "Ended"
+            self._say(f"{ended} after {done:,} steps{rate} · every step recorded")
 
     def _say(self, text: str) -> None:
         self.status.setText(text)

@@ -21,10 +21,10 @@ class PlainNet:
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             self.t = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-            self.about = {key: json.loads(value) if value[0] in '[{0123456789"' else value
-                          for key, value in file.metadata().items()}  # fmt: skip
-        self.act = {"silu": F.silu, "relu": F.relu}[self.about["activation"]]
-        self.mean, self.std = (torch.tensor(self.about[key]).view(-1, 1, 1) for key in ("mean", "std"))
+            about = file.metadata()
+        self.shortcut_activated = about["shortcut_input"] == "activated"
+        self.act = {"silu": F.silu, "relu": F.relu}[about["activation"]]
+        self.mean, self.std = (torch.tensor(json.loads(about[key])).view(-1, 1, 1) for key in ("mean", "std"))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [0,1] to logits (B, K)."""
@@ -40,8 +40,7 @@ class PlainNet:
     def _block(self, x: Tensor, name: str, stride: int) -> Tensor:
         h = self.act(self._norm(x, name + "bn1"))
         if name + "shortcut.0.weight" in self.t:
-            source = h if self.about["shortcut_input"] == "activated" else x
-            x = F.conv2d(source, self.t[name + "shortcut.0.weight"], stride=stride)
+            x = F.conv2d(h if self.shortcut_activated else x, self.t[name + "shortcut.0.weight"], stride=stride)
         h = F.conv2d(h, self.t[name + "conv1.weight"], stride=stride, padding=1)
         h = self.act(self._norm(h, name + "bn2"))
         return x + F.conv2d(h, self.t[name + "conv2.weight"], padding=1)

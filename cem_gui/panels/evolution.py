@@ -176,7 +176,7 @@ class EvolutionPanel(QWidget):
 
     def thumbnail(self, step: Step, chain: int) -> Bytes:
         """(H, W, 3)."""
-        return self._shown(step.pixels[chain : chain + 1])[0]
+        return np.asarray(self._shown(step.pixels[chain : chain + 1])[0])
 
     @staticmethod
     def _shown(pixels: Floats) -> Bytes:

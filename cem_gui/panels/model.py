@@ -36,11 +36,12 @@ class ModelPanel(Card):
         self.choice = QComboBox()
         self.choice.setAccessibleName("Model")
         self.choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.choice.setMinimumContentsLength(18)
+        self.choice.setMinimumContentsLength(12)
         self.choice.activated.connect(self._activated)
         self.device = QComboBox()
         self.device.setAccessibleName("Device")
-        for text, data in (("Fastest device", "auto"), ("CPU", "cpu"), ("CUDA", "cuda")):
+        self.device.setToolTip("Auto: the fastest device that torch finds")
+        for text, data in (("Auto", "auto"), ("CPU", "cpu"), ("CUDA", "cuda")):
             self.device.addItem(text, data)
         self.precision = QComboBox()
         self.precision.setAccessibleName("Precision")
@@ -66,6 +67,7 @@ class ModelPanel(Card):
         self.body.addWidget(self.choice)
         self.body.addLayout(facts)
         self.body.addLayout(buttons)
+        self.body.addStretch(1)
         self.device.activated.connect(self._place)
         self.precision.activated.connect(self._place)
         self._checkpoint: Checkpoint | None = None

@@ -55,12 +55,12 @@ class SamplerPanel(Card):
         self.ball = QCheckBox("Ball radius")
         self.norm = QComboBox()
         self.norm.setAccessibleName("Norm")
-        self.norm.addItem("L2: unit length", "l2")
-        self.norm.addItem("L∞: signs", "linf")
-        self.norm.setToolTip("How the drift is normalised, and how the ball is measured")
+        self.norm.addItem("L2", "l2")
+        self.norm.addItem("L∞", "linf")
+        self.norm.setToolTip("How the drift is normalised (L2: unit length, L∞: signs) and the ball is measured")
         self.normalised = QCheckBox("Normalise")
         self.normalised.setToolTip("Off: plain gradient steps, scaled by the step size")
-        self.random_start = QCheckBox("Start at a random point of the ball")
+        self.random_start = QCheckBox("Random point of the ball first")
 
         self.start = QComboBox()
         self.start.setAccessibleName("Start")
@@ -74,6 +74,8 @@ class SamplerPanel(Card):
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setAccessibleName("Seed of the first chain")
         self.seed.setKeyboardTracking(False)
+        for spin in (self.count, self.seed):
+            spin.setMinimumWidth(64)
         self.chips = Chips()
         self.fleeing = QLabel("The sampler leaves the class that the model sees in each image.")
         self.fleeing.setObjectName("muted")
@@ -83,8 +85,8 @@ class SamplerPanel(Card):
         self.body.addWidget(self.about)
         self.body.addLayout(
             form(
-                ("Class a·∇f", self.a, "Weight a of the class part ∇f(x,y)"),
-                ("Marginal b·∇LSE", self.b, "Weight b of the marginal part ∇LSE(x)"),
+                ("Class a", self.a, "Weight a of the class part ∇f(x,y)"),
+                ("Marginal b", self.b, "Weight b of the marginal part ∇LSE(x)"),
                 ("Step size", self.step_size, "Length of a step, in pixel units of [0,1]"),
                 ("Noise", self.noise, "Deviation of the noise added at each step"),
                 ("Steps", self.steps, ""),
@@ -107,6 +109,7 @@ class SamplerPanel(Card):
                 ),
             )
         )
+        self.body.addStretch(1)
         self._sampler = SAMPLERS[FROM_IMAGES]
         self._gaussians = False
         for number in (self.a, self.b, self.step_size, self.noise, self.radius, self.steps):

@@ -19,7 +19,7 @@ def form(*rows: tuple[str | QWidget, QWidget, str]) -> QGridLayout:
     grid = QGridLayout()
     grid.setContentsMargins(0, 0, 0, 0)
     grid.setHorizontalSpacing(10)
-    grid.setVerticalSpacing(6)
+    grid.setVerticalSpacing(5)
     grid.setColumnStretch(1, 1)
     for row, (name, field, tip) in enumerate(rows):
         label = muted(name) if isinstance(name, str) else name

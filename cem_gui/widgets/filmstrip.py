@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,8 +43,8 @@ class Filmstrip(QAbstractSlider):
     def thumb_steps(self) -> Sequence[int]:
         """The steps whose pictures fit side by side, as far as they are recorded."""
         room = self.width() - 2 * _MARGIN
-        number = max(1, min(THUMBS, room // (_THUMB + 8), self._length))
-        return [s for i in range(number + 1) if (s := round(i * self._length / number)) <= self.maximum()]
+        stride = math.ceil(self._length / max(1, min(THUMBS, room // (_THUMB + 8))))
+        return range(0, self.maximum() + 1, stride)
 
     def set_thumbs(self, thumbs: dict[int, QImage]) -> None:
         self._thumbs = thumbs

@@ -112,7 +112,7 @@ class Plot(Card):
         step = self._step if self._hover is None else self._hover
         parts = [
             f'<span style="color:{getattr(theme.now(), colour)}">●</span> {html.escape(name)} '
-            f"<b>{values[min(step, len(values) - 1)]:.3g}</b>"
+            f"<b>{_short(float(values[min(step, len(values) - 1)]))}</b>"
             for name, (colour, values) in self._series.items()
             if len(values)
         ]
@@ -146,3 +146,10 @@ class Plot(Card):
 
     def _to_step(self, point: QPointF) -> float:
         return float(self.view.getPlotItem().vb.mapSceneToView(point).x())
+
+
+def _short(value: float) -> str:
+    """Enough digits to read, in a width that does not jump: 0.98, -14.8, 1.2e-05."""
+    if value and not 1e-4 <= abs(value) < 1e4:
+        return f"{value:.1e}"
+    return f"{value:.4f}" if abs(value) < 0.01 else f"{value:.2f}"
