@@ -35,7 +35,7 @@ SAMPLERS: Final[dict[str, Sampler]] = {
 ABOUT: Final[dict[str, str]] = {
     "TA": "Targeted attack: towards the class, against the marginal. Reaches its target most surely.",
     "CS": "Conditional sampling: climbs f(x,y), that is p(x|y).",
-    "RCS": "Reinforced conditional sampling: the class and the marginal together. At its best from class Gaussians.",
+    "RCS": "Reinforced conditional sampling: class and marginal together. Best from class Gaussians.",
     "Langevin": "Climbs the marginal p(x) with noise; no class is asked for.",
     "PGD": "Untargeted attack: away from the class that the model sees, within an L2 ball.",
     "PGD-targeted": "Targeted attack within an L2 ball.",

@@ -150,6 +150,7 @@ def _sheet(t: Theme) -> str:
     QPushButton#primary {{ font-weight: 600; }}
     QPushButton:checked:hover, QPushButton#primary:hover {{ border-color: {t.text}; }}
     QPushButton:disabled {{ background: transparent; color: {t.faint}; border-color: {t.border}; }}
+    QDialogButtonBox {{ dialogbuttonbox-buttons-have-icons: 0; }}
     QPushButton#chip {{ padding: 3px 9px; }}
     QPushButton#chip:checked {{ background: {t.chip}; color: {t.text}; border-color: {t.accent}; }}
     QToolButton {{ background: transparent; border: 1px solid transparent; border-radius: 6px; padding: 4px; }}

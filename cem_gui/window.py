@@ -207,7 +207,7 @@ class MainWindow(QMainWindow):
         acts.log.triggered.connect(self._open_log)
         acts.about.triggered.connect(self._about)
         acts.schemes.triggered.connect(self._scheme_chosen)
-        QGuiApplication.styleHints().colorSchemeChanged.connect(self._restyle)
+        QGuiApplication.styleHints().colorSchemeChanged.connect(self.restyle)
         self._settling.timeout.connect(self._preview)
 
     def _restore(self) -> None:
@@ -669,10 +669,10 @@ class MainWindow(QMainWindow):
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         theme.apply(app, choice.data())
-        self._restyle()
+        self.restyle()
 
     @Slot()
-    def _restyle(self) -> None:
+    def restyle(self) -> None:
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         theme.restyle(app)

@@ -66,7 +66,8 @@ class CurvesPanel(QWidget):
             numbers.energy,
             length,
         )
-        self.probability.show_series(*self._probabilities(start, numbers, chain), length)
+        span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
+        self.probability.show_series(*self._probabilities(start, numbers, chain), length, span)
         if self.which_distance.currentIndex() == 0:
             norm = "‖x−x₀‖∞" if start.spec.sampler.norm == "linf" else "‖x−x₀‖₂"
             self.distance.show_series({norm: ("red", numbers.distance[:, chain])}, numbers.distance, length)

@@ -44,12 +44,10 @@ class ExportDialog(QDialog):
         self.formats = {name: QCheckBox(text) for name, text in _FORMATS.items()}
         for box in self.formats.values():
             box.setChecked(True)
-            box.toggled.connect(self._follow)
         self.first, self.last = QSpinBox(), QSpinBox()
         for spin, name in ((self.first, "First step"), (self.last, "Last step")):
             spin.setRange(0, recorded - 1)
             spin.setAccessibleName(name)
-            spin.valueChanged.connect(self._follow)
         self.last.setValue(recorded - 1)
         self.every = QSpinBox()
         self.every.setRange(1, max(1, recorded))
@@ -63,7 +61,6 @@ class ExportDialog(QDialog):
         self.fps.setValue(20)
         self.folder_field = QLineEdit(str(folder))
         self.folder_field.setMinimumWidth(380)
-        self.folder_field.textChanged.connect(self._follow)
         browse = QPushButton("Browse…")
         browse.clicked.connect(self._browse)
         self.problem = QLabel()
@@ -75,8 +72,8 @@ class ExportDialog(QDialog):
         form.setVerticalSpacing(9)
         for i, box in enumerate(self.formats.values()):
             form.addRow("Write" if i == 0 else "", box)
-        form.addRow("Steps", row(self.first, QLabel("to"), self.last))
-        form.addRow("Every how manieth", self.every)
+        form.addRow("Steps", row(self.first, QLabel("to"), self.last, stretch=-1))
+        form.addRow("Take every n-th", self.every)
         form.addRow("Enlarge animation and sheet", self.scale)
         form.addRow("Pictures a second", self.fps)
         form.addRow("Into the folder", row(self.folder_field, browse))
@@ -91,6 +88,9 @@ class ExportDialog(QDialog):
         layout.addLayout(form)
         layout.addWidget(self.problem)
         layout.addWidget(self.buttons)
+        for spin in (self.first, self.last):
+            spin.valueChanged.connect(self._follow)
+        self.folder_field.textChanged.connect(self._follow)
         self._follow()
 
     @property

@@ -32,13 +32,13 @@ def form(*rows: tuple[str | QWidget, QWidget, str]) -> QGridLayout:
 
 
 def row(*widgets: QWidget, stretch: int = 0) -> QWidget:
-    """Widgets side by side; the one at `stretch` takes what room is left, or all if it is -1."""
+    """Widgets side by side; the one at `stretch` takes what room is left, or all fields if it is -1."""
     holder = QWidget()
     layout = QHBoxLayout(holder)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(6)
     for i, widget in enumerate(widgets):
-        layout.addWidget(widget, 1 if stretch in (i, -1) else 0)
+        layout.addWidget(widget, 1 if stretch == i or (stretch == -1 and not isinstance(widget, QLabel)) else 0)
     return holder
 
 

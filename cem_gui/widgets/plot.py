@@ -74,13 +74,20 @@ class Plot(Card):
             self._paint(curve, name)
         self._write_legend()
 
-    def show_series(self, series: Mapping[str, tuple[str, Floats]], rest: Floats, length: int) -> None:
+    def show_series(
+        self,
+        series: Mapping[str, tuple[str, Floats]],
+        rest: Floats,
+        length: int,
+        span: tuple[float, float] | None = None,
+    ) -> None:
         """Draw anew.
 
         Args:
             series: legend → (name of a theme colour, (T,) values).
             rest: (T, B) faint ones.
             length: steps that the axis covers.
+            span: what the vertical axis covers; None: what there is.
         """
         self._series = series
         for name in self._curves.keys() - series.keys():
@@ -97,6 +104,10 @@ class Plot(Card):
         padded[:, :steps] = rest.T
         self._rest.setData(np.tile(np.arange(steps + 1), chains), padded.ravel())
         self.view.setXRange(0, max(1, length), padding=0.02)
+        if span is None:
+            self.view.enableAutoRange("y")
+        else:
+            self.view.setYRange(*span, padding=0.03)
         self._write_legend()
 
     def set_cursor(self, step: int) -> None:
@@ -150,6 +161,8 @@ class Plot(Card):
 
 def _short(value: float) -> str:
     """Enough digits to read, in a width that does not jump: 0.98, -14.8, 1.2e-05."""
-    if value and not 1e-4 <= abs(value) < 1e4:
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e4:
         return f"{value:.1e}"
     return f"{value:.4f}" if abs(value) < 0.01 else f"{value:.2f}"
