@@ -146,7 +146,8 @@ def _read_safetensors(path: Path) -> _Contents:
 
 def _read_torch(path: Path) -> _Contents:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # not the path: torch would judge it by its extension
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refused(
             f"{path.name} holds Python objects beside its weights, which could run code: "

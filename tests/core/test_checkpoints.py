@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
     assert report.ignored == ()
     known = facts(report)
     assert known.pop("training")[0]
+    assert re.match(r"\d+\.\d % clean, \d+\.\d % at L2 0\.25, ", known.pop("accuracy")[0])
     assert known == {
         "family": ("PreAct ResNet-18", "file"),
         "depth": ("18", "file"),
@@ -125,7 +127,7 @@ def test_folding_changes_nothing(tmp_path: Path, blocks: int, channels: int, act
     model, report = checkpoints.load(str(path), "cpu")
     x = images(channels=channels)
     assert torch.allclose(model(x), PlainNet(path)(x), atol=1e-5, rtol=1e-4)
-    assert report.title == f"PreAct ResNet-{2 + 8 * blocks}".replace("-18", "-18")
+    assert report.title == f"PreAct ResNet-{2 + 8 * blocks}"
     assert report.channels == channels
     assert facts(report)["activation"] == (activation, "file")
     assert facts(report)["shortcut input"] == (shortcut, "file")
@@ -301,18 +303,10 @@ def test_a_bad_file_is_refused_in_a_sentence(tmp_path: Path, name: str, data: by
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        "no-such-model",
-        "/no/such/file.pt",
-        "cifar10-robust",
-        "~nobody-of-that-name/net.pt",
-        "x" * 5000,
-        "nul\0byte",
-        "é☃",
-    ],
-)
+MISSING = ["no-such-model", "/no/such/file.pt", "cifar10-robust", "~nobody-of-this-name/net.pt", "x" * 5000, "\0", "é☃"]
+
+
+@pytest.mark.parametrize("reference", MISSING, ids=lambda reference: ascii(reference[:20]))
 def test_a_missing_file_is_refused_with_what_there_is(reference: str) -> None:
     with pytest.raises(Refused, match=r"There is no model or file called .*cifar10-robust-l2, cifar10-standard"):
         checkpoints.load(reference)
@@ -336,31 +330,33 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     path = tiny.saved(tmp_path / "net.safetensors")
     path.chmod(0)
-    with pytest.raises(Refused, match="net.safetensors cannot be read: Permission denied"):
+    with pytest.raises(Refused, match=r"net\.safetensors cannot be read: Permission denied"):
         checkpoints.load(str(path))
 
 
-@pytest.mark.parametrize("container", ["zip", "legacy", "pickle 2", "pickle 4", "zip inside"])
-def test_nothing_in_a_file_is_ever_run(tmp_path: Path, container: str) -> None:
+CARELESS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = {
+    "zip": (torch_file, lambda data: torch.load(io.BytesIO(data), weights_only=False)),
+    "legacy": (
+        lambda found: torch_file(found, zipped=False),
+        lambda data: torch.load(io.BytesIO(data), weights_only=False),
+    ),
+    "pickle 2": (lambda found: pickle.dumps(found, 2), pickle.loads),
+    "pickle 4": (lambda found: pickle.dumps(found, 4), pickle.loads),
+}
+"""How such a file is made, and how it is read by who trusts it."""
+
+
+@pytest.mark.parametrize(("make", "read_carelessly"), CARELESS.values(), ids=CARELESS)
+def test_nothing_in_a_file_is_ever_run(
+    tmp_path: Path, make: Callable[[Any], bytes], read_carelessly: Callable[[bytes], Any]
+) -> None:
     proof = tmp_path / "proof"
-    payload = {"state_dict": tiny.weights(), "extra": Payload(proof)}
-    data: dict[str, Callable[[], bytes]] = {
-        "zip": lambda: torch_file(payload),
-        "legacy": lambda: torch_file(payload, zipped=False),
-        "pickle 2": lambda: pickle.dumps(Payload(proof), protocol=2),
-        "pickle 4": lambda: pickle.dumps(Payload(proof), protocol=4),
-        "zip inside": lambda: torch_file({"state_dict": {"linear.weight": Payload(proof)}}),
-    }
-    made = data[container]()
-    assert not proof.exists()
-    path = written(tmp_path / "evil.pt", made)
+    data = make({"state_dict": {"linear.weight": Payload(proof)}})
     with pytest.raises(Refused) as refused:
-        checkpoints.load(str(path), "cpu")
+        checkpoints.load(str(written(tmp_path / "evil.pt", data)), "cpu")
     assert sentence(refused)
     assert not proof.exists(), "the payload ran"
-    torch.load(io.BytesIO(made), weights_only=False) if container in ("zip", "legacy") else pickle.loads(made) if (
-        container.startswith("pickle")
-    ) else torch.load(io.BytesIO(made), weights_only=False)
+    read_carelessly(data)
     assert proof.exists(), "the payload could not have run: the test proves nothing"
 
 
@@ -377,10 +373,8 @@ def test_no_damage_leads_to_anything_but_a_refusal(tmp_path: Path, whole: bytes)
         damaged.append(bytes(data))
     for data in cuts + damaged:
         path = written(tmp_path / "net.pt", data)
-        try:
+        with suppress(Refused):
             checkpoints.unwrap("net.pt", checkpoints._READERS[checkpoints.sniff(path)](path))
-        except Refused as refused:
-            assert "\n" not in str(refused)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +410,7 @@ def test_a_foreign_layout_is_not_taken_for_this_family() -> None:
     assert preact_resnet.recognise(shapes, {"activation": "gelu"}) is None
 
 
-def test_a_model_in_training_can_be_folded_once_and_again(tmp_path: Path) -> None:
+def test_folding_twice_is_folding_once(tmp_path: Path) -> None:
     model, _ = checkpoints.load(str(tiny.saved(tmp_path / "net")), "cpu")
     before = model(images())
     again = Model(model.net, tiny.MEAN, tiny.STD).frozen(torch.device("cpu"), torch.float32)
