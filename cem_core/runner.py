@@ -30,11 +30,18 @@ def play(spec: RunSpec, live: Callable[[], Sampler | None] | None = None) -> Ite
         yield from _play(spec, live or (lambda: spec.sampler))
     except Refused as refused:
         yield RunEnd(spec.id, "failed", str(refused))
-    except (MemoryError, torch.OutOfMemoryError):
-        yield RunEnd(spec.id, "failed", f"{len(spec.chains)} chains do not fit into memory: use fewer.")
     except Exception as error:
+        if _out_of_memory(error):
+            yield RunEnd(spec.id, "failed", f"{len(spec.chains):,} chains do not fit into memory: use fewer.")
+            return
         log.exception("run %s failed", spec.id)
-        yield RunEnd(spec.id, "failed", f"Something went wrong ({error}): the log file has the details.")
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        yield RunEnd(spec.id, "failed", f"Something went wrong ({said}): the log file has the details.")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """On the CPU torch has no error of its own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""The file thread: reads what is dropped and writes exports, so that neither waits for a run nor a run for them."""
+"""The file thread: opens checkpoints, reads images, writes exports, so that none waits for a run nor a run for them.
+
+The first checkpoint brings torch along, which takes longer than all else: by then the window is on the screen.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
 from cem_core import export, images
 from cem_core.export import Export, Progress
-from cem_core.messages import Refused
+from cem_core.messages import Device, Precision, Refused
 from cem_core.session import Session
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,10 @@ log = logging.getLogger(__name__)
 class Files(QObject):
     """Lives on its own thread. An export is advanced piece by piece, so that drops and a cancel get their turn."""
 
+    opened = Signal(str, object, bool)
+    """What was asked for, the Checkpoint, and whether its classes have Gaussians to start from."""
+    refused = Signal(str, str)
+    """What was asked for, and why it could not be opened."""
     checked = Signal(list, list)
     """Paths that are images, and a sentence for each that is not."""
     exporting = Signal(object)
@@ -30,6 +37,21 @@ class Files(QObject):
         super().__init__()
         self._export: Generator[Progress, None, None] | None = None
         self._out = ""
+
+    @Slot(str, str, str)
+    def open(self, reference: str, device: Device, precision: Precision) -> None:
+        """Open a bundled model or a file; `opened` or `refused` follows. The run in progress is not touched."""
+        from cem_core import checkpoints, starts
+
+        try:
+            _, checkpoint = checkpoints.load(reference, device, precision)
+        except Refused as refused:
+            self.refused.emit(reference, str(refused))
+        except Exception as error:
+            log.exception("opening %s failed", reference)
+            self.refused.emit(reference, f"{reference} could not be opened ({error}): the log file has the details.")
+        else:
+            self.opened.emit(reference, checkpoint, starts.has_gaussians(checkpoint))
 
     @Slot(list, int)
     def check(self, paths: list[str], size: int) -> None:

@@ -18,10 +18,6 @@ Gait = Literal["running", "paused", "ended"]
 class Player(QObject):
     """One run at a time, and the one before it. Its signals come at most once a tick, however fast the run is."""
 
-    ready = Signal()
-    opened = Signal(object, bool)
-    """A Checkpoint, and whether its classes have Gaussians to start from."""
-    refused = Signal(str)
     began = Signal()
     """`session` is another, and its step 0 is recorded."""
     grew = Signal(object)
@@ -29,7 +25,6 @@ class Player(QObject):
     ended = Signal(object)
     """RunEnd of the run that was begun last."""
     gait_changed = Signal()
-    _open_wanted = Signal(str, str, str)
     _run_wanted = Signal(object, object)
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -43,13 +38,7 @@ class Player(QObject):
         self._run_id = ""
         self._recorded = 0
         self._thread = WorkerThread()
-        worker = self._thread.worker
-        self._thread.started.connect(worker.warm_up)
-        worker.ready.connect(self.ready)
-        worker.opened.connect(self.opened)
-        worker.refused.connect(self.refused)
-        self._open_wanted.connect(worker.open)
-        self._run_wanted.connect(worker.run)
+        self._run_wanted.connect(self._thread.worker.run)
         self._clock = QTimer(self)
         self._clock.setInterval(TICK_MS)
         self._clock.timeout.connect(self._tick)
@@ -62,16 +51,34 @@ class Player(QObject):
     @property
     def live(self) -> bool:
         """The session in sight is the run that was begun last, and it has not ended."""
-        return self.gait != "ended" and self.session is not None and self.session.start.spec.id == self._run_id
+        return self.gait != "ended" and self._newest_in_sight
 
     @property
     def rate(self) -> float:
-        """Steps a second of the run that was begun last, pauses left out; 0 if unknown."""
+        """Steps a second of the run in sight, pauses left out; 0 if unknown."""
         busy = self._thread.worker.busy_seconds
-        return (len(self.session) - 1) / busy if self.session is not None and busy > 0 else 0.0
+        return (len(self.session) - 1) / busy if self.session and self._newest_in_sight and busy > 0 else 0.0
+
+    @property
+    def _newest_in_sight(self) -> bool:
+        return self.session is not None and self.session.start.spec.id == self._run_id
+
+    def describe(self, length: int) -> str:
+        """One line on the run in sight, which is meant to take so many steps."""
+        if self.session is None:
+            return "Opening the model …"
+        done = len(self.session) - 1
+        rate = f" · {self.rate:.1f} steps/s" if done and self.rate else ""
+        if self.gait == "running":
+            left = f" · {max(0, length - done) / self.rate:.0f} s left" if rate else ""
+            return f"Running · step {done:,} of {length:,}{rate}{left} · every step recorded"
+        if self.gait == "paused":
+            return f"Paused at step {done:,}" if done else "Ready · Space runs"
+        how = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
+        ended = how[self.session.end.reason] if self.session.end else "Ended"
+        return f"{ended} after {done:,} steps{rate} · every step recorded"
 
     def start(self) -> None:
-        """Import what the work needs, on the other thread; `ready` follows."""
         self._thread.start()
         self._clock.start()
 
@@ -80,11 +87,6 @@ class Player(QObject):
         self._clock.stop()
         self.stop()
         self._thread.finish()
-
-    def open(self, reference: str, device: str, precision: str) -> None:
-        """Open a checkpoint, which ends the run; `opened` or `refused` follows."""
-        self.stop()
-        self._open_wanted.emit(reference, device, precision)
 
     def begin(self, spec: RunSpec, gait: Literal["running", "paused"]) -> None:
         """End the run in progress and play another; paused, it waits at its start."""

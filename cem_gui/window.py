@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from PySide6.QtCore import QMimeData, QPoint, QSettings, QStandardPaths, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QMimeData, QPoint, QSettings, Qt, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
-    QDockWidget,
     QFileDialog,
     QLabel,
     QMainWindow,
     QMenu,
     QMessageBox,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
 from cem_core import __version__, bundle
 from cem_core.chains import lay_out
-from cem_core.export import Export
 from cem_core.messages import (
     Chain,
     Checkpoint,
@@ -35,21 +32,20 @@ from cem_core.messages import (
     Refused,
     RunEnd,
     RunSpec,
-    RunStart,
     Sampler,
     Start,
     Step,
 )
 from cem_gui import actions, intake, theme
+from cem_gui.docks import Docks
+from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
-from cem_gui.panels.export import ExportDialog, ExportRow, folder_name
 from cem_gui.panels.model import ModelPanel
 from cem_gui.panels.sampler import RunPanel, SamplerPanel
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.player import Player
-from cem_gui.widgets.grip import Grip
 from cem_gui.widgets.image_grid import Bytes, to_image
 
 _CURVE_TICKS: Final = 4
@@ -60,8 +56,8 @@ _MOST_AT_ONCE: Final = 64
 
 
 class MainWindow(QMainWindow):
+    _open_wanted = Signal(str, str, str)
     _check_wanted = Signal(list, int)
-    _export_wanted = Signal(object, str, object)
 
     def __init__(self, settings: QSettings, log_folder: Path) -> None:
         super().__init__()
@@ -72,7 +68,7 @@ class MainWindow(QMainWindow):
         self._log_folder = log_folder
         self._checkpoint: Checkpoint | None = None
         self._reference = bundle.DEFAULT_MODEL
-        """Name or path of the model that is wanted."""
+        """Name or path of the model that is open."""
         self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
         self._targets: dict[int, int] = {}
         """Chains whose target was chosen one by one."""
@@ -90,12 +86,12 @@ class MainWindow(QMainWindow):
         self._lay_out_centre()
         self.acts = actions.make(self, self.centralWidget())
         self.run_panel = RunPanel(self.acts.run, self.acts.one_step, self.acts.stop)
-        self._lay_out_docks()
-        self._lay_out_status()
-        actions.fill(self, self.acts, self.evolution.views, [dock.toggleViewAction() for dock in self.docks])
-
+        self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves)
+        actions.fill(self, self.acts, self.evolution.views, self.docks.toggles)
         self.player = Player(self)
         self.filing = FilesThread()
+        self.exporter = Exporter(self.filing.files, settings, self)
+        self._lay_out_status()
         self._settling = QTimer(self)
         self._settling.setSingleShot(True)
         self._settling.setInterval(_SETTLE_MS)
@@ -114,66 +110,29 @@ class MainWindow(QMainWindow):
         layout.addWidget(self.timeline)
         self.setCentralWidget(centre)
 
-    def _lay_out_docks(self) -> None:
-        left = QWidget()
-        column = QVBoxLayout(left)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(8)
-        column.addWidget(_scrolling(self.sampler), 1)
-        column.addWidget(self.run_panel)
-        self.docks = [
-            self._dock("Model", self.model, Qt.DockWidgetArea.LeftDockWidgetArea),
-            self._dock("Sampler", left, Qt.DockWidgetArea.LeftDockWidgetArea),
-            self._dock("Curves", self.curves, Qt.DockWidgetArea.RightDockWidgetArea),
-        ]
-        self.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
-        self.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
-        self._size_docks()
-
-    def _dock(self, name: str, widget: QWidget, area: Qt.DockWidgetArea) -> QDockWidget:
-        dock = QDockWidget(name)
-        dock.setObjectName(name.lower())
-        dock.setTitleBarWidget(Grip())
-        holder = QWidget()
-        layout = QVBoxLayout(holder)
-        layout.setContentsMargins(8, 0, 8, 6)
-        layout.addWidget(widget)
-        dock.setWidget(holder)
-        self.addDockWidget(area, dock)
-        return dock
-
-    def _size_docks(self) -> None:
-        side = max(280, min(420, self.width() * 23 // 100))
-        self.resizeDocks([self.docks[0], self.docks[2]], [side, side], Qt.Orientation.Horizontal)
-        self.resizeDocks(self.docks[:2], [230, 2000], Qt.Orientation.Vertical)
-
     def _lay_out_status(self) -> None:
         self.status = QLabel()
         self.hints = QLabel("Space run or pause  ·  . one step  ·  Esc stop  ·  drop images or checkpoints anywhere")
         self.hints.setObjectName("muted")
-        self.export_row = ExportRow()
-        self.export_row.hide()
         bar = self.statusBar()
         bar.setContentsMargins(8, 0, 8, 0)
         bar.addWidget(self.status)
         bar.addPermanentWidget(self.hints)
-        bar.addPermanentWidget(self.export_row)
+        bar.addPermanentWidget(self.exporter.row)
 
     def _connect(self) -> None:
         acts, player, files = self.acts, self.player, self.filing.files
-        player.ready.connect(self._ready)
-        player.opened.connect(self._opened)
-        player.refused.connect(self._model_refused)
         player.began.connect(self._run_began)
         player.grew.connect(self._run_grew)
         player.ended.connect(self._run_ended)
         player.gait_changed.connect(self._show_gait)
+        self._open_wanted.connect(files.open)
+        files.opened.connect(self._opened)
+        files.refused.connect(self._model_refused)
         self._check_wanted.connect(files.check)
-        self._export_wanted.connect(files.export)
-        self.export_row.cancelled.connect(files.cancel)
         files.checked.connect(self._checked)
-        files.exporting.connect(self.export_row.show_progress)
-        files.exported.connect(self._exported)
+        self.exporter.began.connect(self._show_gait)
+        self.exporter.ended.connect(self._exported)
 
         self.model.chosen.connect(self.open_model)
         self.model.open_wanted.connect(acts.open_model.trigger)
@@ -203,7 +162,7 @@ class MainWindow(QMainWindow):
         acts.last.triggered.connect(self._last_step)
         acts.loop.triggered.connect(self.timeline.loop.toggle)
         acts.large.triggered.connect(self.evolution.toggle_large)
-        acts.reset.triggered.connect(self._reset_layout)
+        acts.reset.triggered.connect(self.docks.reset)
         acts.log.triggered.connect(self._open_log)
         acts.about.triggered.connect(self._about)
         acts.schemes.triggered.connect(self._scheme_chosen)
@@ -219,20 +178,19 @@ class MainWindow(QMainWindow):
         mode = self.settings.value("scheme", "system")
         for scheme in self.acts.schemes.actions():
             scheme.setChecked(scheme.data() == mode)
-        self._blank = self.saveState()
         self.resize(1440, 900)
         if geometry := self.settings.value("geometry"):
             self.restoreGeometry(geometry)
-        if state := self.settings.value("layout"):
-            self.restoreState(state)
-        else:
-            self._size_docks()
+        self.docks.restore(self.settings.value("layout"))
 
-    def start(self) -> None:
-        """Begin the work behind the window, once it is on the screen."""
+    def start(self, paths: Sequence[str] = ()) -> None:
+        """Begin the work behind the window, once it is on the screen, with the files that the program was given."""
         self.player.start()
         self.filing.start()
         self.evolution.grid.setFocus()
+        weights, pictures = intake.sort(paths)
+        self.open_model(weights[0] if weights else bundle.DEFAULT_MODEL)
+        self.offer(pictures)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.setValue("geometry", self.saveGeometry())
@@ -250,33 +208,23 @@ class MainWindow(QMainWindow):
 
     @Slot(str)
     def open_model(self, reference: str) -> None:
-        """Open a bundled model or a file; what is open stays if that fails."""
-        self._reference = reference
+        """Open a bundled model or a file; what is open stays, and goes on running, if that fails."""
         self.model.show_opening(reference)
-        self.player.open(reference, self.model.device.currentData(), self.model.precision.currentData())
+        self._open_wanted.emit(reference, self.model.device.currentData(), self.model.precision.currentData())
 
-    @Slot()
-    def _ready(self) -> None:
-        self.open_model(self._reference)
-
-    @Slot(object, bool)
-    def _opened(self, checkpoint: Checkpoint, gaussians: bool) -> None:
-        self._checkpoint = checkpoint
+    @Slot(str, object, bool)
+    def _opened(self, reference: str, checkpoint: Checkpoint, gaussians: bool) -> None:
+        self._reference, self._checkpoint = reference, checkpoint
         self._targets.clear()
-        self.model.show_checkpoint(self._reference, checkpoint)
+        self.model.show_checkpoint(reference, checkpoint)
         self.sampler.show_checkpoint(checkpoint, gaussians)
         self._preview()
 
-    @Slot(str)
-    def _model_refused(self, sentence: str) -> None:
-        self.model.show_refused()
-        if self._checkpoint is not None:
-            self._reference = self.model.choice.currentData()
-            self._problem(sentence)
-            if self.player.untouched:
-                self._preview()
-        else:
-            self._problem(sentence)
+    @Slot(str, str)
+    def _model_refused(self, reference: str, sentence: str) -> None:
+        self.model.show_refused(self._reference)
+        self._problem(sentence)
+        if self._checkpoint is None:
             self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
 
     @Slot(str, str)
@@ -566,26 +514,13 @@ class MainWindow(QMainWindow):
         stop.setIcon(theme.icon("stop"))
         for act in (run, step):
             act.setEnabled(opened)
-        self.acts.export.setEnabled(self.player.session is not None and self.export_row.isHidden())
+        self.acts.export.setEnabled(self.player.session is not None and not self.exporter.busy)
+        self.hints.setVisible(not self.exporter.busy)
         self.acts.back.setEnabled(self.player.previous is not None)
         self._show_progress()
 
     def _show_progress(self) -> None:
-        session, player = self.player.session, self.player
-        if session is None:
-            self._say("Opening the model …" if self._checkpoint is None else "")
-            return
-        done = len(session) - 1
-        rate = f" · {player.rate:.1f} steps/s" if done and player.rate else ""
-        if player.gait == "running":
-            left = f" · {max(0, self._length() - done) / player.rate:.0f} s left" if rate else ""
-            self._say(f"Running · step {done:,} of {self._length():,}{rate}{left} · every step recorded")
-        elif player.gait == "paused":
-            self._say(f"Paused at step {done:,}" if done else "Ready · Space runs")
-        else:
-            how = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
-            ended = how[session.end.reason] if session.end else "Ended"
-            self._say(f"{ended} after {done:,} steps{rate} · every step recorded")
+        self._say(self.player.describe(self._length()))
 
     def _say(self, text: str) -> None:
         self.status.setText(text)
@@ -624,37 +559,13 @@ class MainWindow(QMainWindow):
     def _copy_image(self) -> None:
         QApplication.clipboard().setImage(to_image(self._thumbnail(self._step)))
 
-    # ---- export ------------------------------------------------------------------------------------------------------
-
     @Slot()
     def _ask_export(self) -> None:
-        session = self.player.session
-        if session is None:
-            return
-        dialog = ExportDialog(len(session), self._free_folder(session.start), self)
-        if dialog.exec():
-            self.settings.setValue("exports", str(dialog.folder.parent))
-            self.export(dialog.folder, dialog.choices)
-
-    def export(self, folder: Path, choices: Export) -> None:
-        """Begin to export the run in sight."""
-        self.export_row.begin()
-        self.hints.hide()
-        self._show_gait()
-        self._export_wanted.emit(self.player.session, str(folder), choices)
-
-    def _free_folder(self, start: RunStart) -> Path:
-        documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
-        parent = Path(str(self.settings.value("exports", documents)))
-        names = sorted({start.checkpoint.classes[label] for label in start.labels})
-        wanted = folder_name(start.spec.sampler.name, names)
-        numbered = [wanted, *(f"{wanted}-{i}" for i in range(2, 1000))]
-        return next((parent / name for name in numbered if not (parent / name).exists()), parent / wanted)
+        if self.player.session is not None:
+            self.exporter.ask(self.player.session)
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:
-        self.export_row.hide()
-        self.hints.show()
         self._show_gait()
         if problem:
             self._problem(problem)
@@ -682,13 +593,6 @@ class MainWindow(QMainWindow):
         self.update()
 
     @Slot()
-    def _reset_layout(self) -> None:
-        self.restoreState(self._blank)
-        for dock in self.docks:
-            dock.show()
-        self._size_docks()
-
-    @Slot()
     def _open_log(self) -> None:
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._log_folder)))
 
@@ -702,12 +606,3 @@ class MainWindow(QMainWindow):
             "Adversarial Training</i>, ICLR 2022, arXiv 2203.13455.</p>"
             f"<p>Log files: {self._log_folder}</p>",
         )
-
-
-def _scrolling(widget: QWidget) -> QScrollArea:
-    area = QScrollArea()
-    area.setWidget(widget)
-    area.setWidgetResizable(True)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setMinimumWidth(widget.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
-    return area

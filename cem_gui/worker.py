@@ -7,17 +7,14 @@ empties the mailbox on a timer, so a fast run never floods it with signals.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from typing import Literal, NamedTuple
 
-from PySide6.QtCore import QObject, QThread, Signal, Slot
+from PySide6.QtCore import QObject, QThread, Slot
 
-from cem_core.messages import Device, Precision, Refused, RunEnd, RunSpec, RunStart, Sampler, Step
+from cem_core.messages import RunEnd, RunSpec, RunStart, Sampler, Step
 from cem_core.session import Session
-
-log = logging.getLogger(__name__)
 
 Gait = Literal["paused", "running"]
 
@@ -105,37 +102,11 @@ class Controls:
 class Worker(QObject):
     """Lives on its own thread; the window talks to it through queued signals and hears through `mailbox`."""
 
-    ready = Signal()
-    opened = Signal(object, bool)
-    """A Checkpoint, and whether its classes have Gaussians to start from."""
-    refused = Signal(str)
-
     def __init__(self) -> None:
         super().__init__()
         self.mailbox = Mailbox()
         self.busy_seconds = 0.0
         """Time spent on the steps of the current run, pauses left out; for the rate that is shown."""
-
-    @Slot()
-    def warm_up(self) -> None:
-        """Import torch, which takes longer than all else, after the window is on the screen."""
-        import cem_core.runner  # noqa: F401
-
-        self.ready.emit()
-
-    @Slot(str, str, str)
-    def open(self, reference: str, device: Device, precision: Precision) -> None:
-        from cem_core import checkpoints, starts
-
-        try:
-            _, checkpoint = checkpoints.load(reference, device, precision)
-        except Refused as refused:
-            self.refused.emit(str(refused))
-        except Exception as error:
-            log.exception("opening %s failed", reference)
-            self.refused.emit(f"{reference} could not be opened ({error}): the log file has the details.")
-        else:
-            self.opened.emit(checkpoint, starts.has_gaussians(checkpoint))
 
     @Slot(object, object)
     def run(self, spec: RunSpec, controls: Controls) -> None:

@@ -38,7 +38,8 @@ def main() -> None:
             _until(app, lambda: True)
             window.grab().save(str(_OUT / f"window-{mode}.png"))
         clip = folder / "clip"
-        window.export(clip, Export(formats=("apng",), every=2, scale=3, fps=12))
+        assert player.session is not None
+        window.exporter.begin(player.session, clip, Export(formats=("apng",), every=2, scale=3, fps=12))
         _until(app, clip.exists)
         (clip / "morph.png").replace(_OUT / "morph.png")
         window.close()

@@ -34,8 +34,6 @@ class EvolutionPanel(QWidget):
     selected = Signal(int)
     menu_wanted = Signal(int, QPoint)
     """Chain under the mouse or -1, and where on the screen."""
-    dismissed = Signal()
-    """The notice was closed."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -161,7 +159,6 @@ class EvolutionPanel(QWidget):
 
     def clear_notice(self) -> None:
         self._notice_row.hide()
-        self.dismissed.emit()
 
     def show_grid(self) -> None:
         if self._step is not None:

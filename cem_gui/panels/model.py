@@ -103,13 +103,12 @@ class ModelPanel(Card):
             self._facts[name].setToolTip(text)
         self.details_button.setEnabled(True)
 
-    def show_refused(self) -> None:
+    def show_refused(self, reference: str) -> None:
         """Go back to what is open, if anything is."""
         if self._checkpoint is None:
             self._facts["Network"].setText("none open")
-            return
-        where = max(self.choice.findData(self._checkpoint.name), self.choice.findData(self._checkpoint.path))
-        self.show_checkpoint(self.choice.itemData(where), self._checkpoint)
+        else:
+            self.show_checkpoint(reference, self._checkpoint)
 
     def _add(self, reference: str) -> None:
         if self.choice.findData(reference) < 0:

@@ -247,13 +247,17 @@ def disk_for(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def record_for_ever(session: Session) -> None:
+    for index in count(len(session)):
+        session.append(step(index))
+
+
 @pytest.mark.parametrize("room", [0, 3 * STEP_BYTES, 3 * STEP_BYTES + 100, 40 * STEP_BYTES - 1])
 def test_a_full_disk_is_an_os_error_and_nothing_recorded_is_lost(room: int) -> None:
     session = Session(start(), budget=4 * STEP_BYTES)
     with disk_for(room):
         with pytest.raises(OSError, match="File too large"):
-            for index in count():
-                session.append(step(index))
+            record_for_ever(session)
         recorded_steps = len(session)
         assert recorded_steps == 4 + room // STEP_BYTES
         for index in range(recorded_steps):

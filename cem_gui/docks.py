@@ -1,0 +1,74 @@
+"""The panels around the images: where they begin, and how they get back there."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QByteArray, Qt
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QDockWidget, QMainWindow, QScrollArea, QVBoxLayout, QWidget
+
+from cem_gui.widgets.grip import Grip
+
+
+class Docks:
+    """Model and sampler left, curves right. The layout is saved and restored by the window that holds them."""
+
+    def __init__(self, window: QMainWindow, model: QWidget, sampler: QWidget, run: QWidget, curves: QWidget) -> None:
+        self._window = window
+        left = QWidget()
+        column = QVBoxLayout(left)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(8)
+        column.addWidget(_scrolling(sampler), 1)
+        column.addWidget(run)
+        areas = Qt.DockWidgetArea
+        self._docks = [
+            self._dock("Model", model, areas.LeftDockWidgetArea),
+            self._dock("Sampler", left, areas.LeftDockWidgetArea),
+            self._dock("Curves", curves, areas.RightDockWidgetArea),
+        ]
+        window.setCorner(Qt.Corner.BottomLeftCorner, areas.LeftDockWidgetArea)
+        window.setCorner(Qt.Corner.BottomRightCorner, areas.RightDockWidgetArea)
+        self._beginning = window.saveState()
+
+    @property
+    def toggles(self) -> list[QAction]:
+        """An action a panel that hides and shows it."""
+        return [dock.toggleViewAction() for dock in self._docks]
+
+    def restore(self, state: object) -> None:
+        """Arrange as saved; as in the beginning where nothing usable was saved."""
+        if not isinstance(state, QByteArray) or not self._window.restoreState(state):
+            self.size()
+
+    def reset(self) -> None:
+        self._window.restoreState(self._beginning)
+        for dock in self._docks:
+            dock.show()
+        self.size()
+
+    def size(self) -> None:
+        side = max(280, min(420, self._window.width() * 23 // 100))
+        model, sampler, curves = self._docks
+        self._window.resizeDocks([model, curves], [side, side], Qt.Orientation.Horizontal)
+        self._window.resizeDocks([model, sampler], [230, 2000], Qt.Orientation.Vertical)
+
+    def _dock(self, name: str, widget: QWidget, area: Qt.DockWidgetArea) -> QDockWidget:
+        dock = QDockWidget(name)
+        dock.setObjectName(name.lower())
+        dock.setTitleBarWidget(Grip())
+        holder = QWidget()
+        layout = QVBoxLayout(holder)
+        layout.setContentsMargins(8, 0, 8, 6)
+        layout.addWidget(widget)
+        dock.setWidget(holder)
+        self._window.addDockWidget(area, dock)
+        return dock
+
+
+def _scrolling(widget: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setMinimumWidth(widget.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
+    return area

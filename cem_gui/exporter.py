@@ -1,0 +1,64 @@
+"""The window's exports: ask, hand to the file thread, show how far it is, say how it ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QSettings, QStandardPaths, Signal, Slot
+from PySide6.QtWidgets import QWidget
+
+from cem_core.export import Export
+from cem_core.session import Session
+from cem_gui.files import Files
+from cem_gui.panels.export import ExportDialog, ExportRow, folder_name
+
+
+class Exporter(QObject):
+    """One export at a time. `row` shows it, and is hidden while there is none."""
+
+    began = Signal()
+    ended = Signal(str, str)
+    """The folder that was written, or empty; and a sentence if it failed. Both empty: cancelled."""
+    _wanted = Signal(object, str, object)
+
+    def __init__(self, files: Files, settings: QSettings, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._settings = settings
+        self._parent = parent
+        self.row = ExportRow()
+        self.row.hide()
+        self._wanted.connect(files.export)
+        self.row.cancelled.connect(files.cancel)
+        files.exporting.connect(self.row.show_progress)
+        files.exported.connect(self._exported)
+
+    @property
+    def busy(self) -> bool:
+        return not self.row.isHidden()
+
+    def ask(self, session: Session) -> None:
+        """Let the person choose what to write and where."""
+        dialog = ExportDialog(len(session), self._free_folder(session), self._parent)
+        if dialog.exec():
+            self._settings.setValue("exports", str(dialog.folder.parent))
+            self.begin(session, dialog.folder, dialog.choices)
+        dialog.deleteLater()
+
+    def begin(self, session: Session, folder: Path, choices: Export) -> None:
+        self.row.begin()
+        self.began.emit()
+        self._wanted.emit(session, str(folder), choices)
+
+    def _free_folder(self, session: Session) -> Path:
+        documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
+        parent = Path(str(self._settings.value("exports", documents)))
+        start = session.start
+        names = sorted({start.checkpoint.classes[label] for label in start.labels})
+        wanted = folder_name(start.spec.sampler.name, names)
+        numbered = [wanted, *(f"{wanted}-{i}" for i in range(2, 1000))]
+        return next((parent / name for name in numbered if not (parent / name).exists()), parent / wanted)
+
+    @Slot(str, str)
+    def _exported(self, folder: str, problem: str) -> None:
+        self.row.hide()
+        self.ended.emit(folder, problem)
