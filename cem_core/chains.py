@@ -21,7 +21,8 @@ def lay_out(
         targets: class indices. A sampler that flees its class (a < 0) takes the one that the model sees in an image
             and has no use for them.
         seed: of the first chain; the next has the next.
-        seen: the class of each start where it is known: a chain is not sent where it already is.
+        seen: the class of each start where it is known. Such a chain begins half a list away and is never sent where
+            it already is: classes that stand side by side are often alike, and a cat that becomes a ship shows more.
 
     Raises:
         Refused: there is nothing to start from, or a target is needed and none is given.
@@ -44,5 +45,7 @@ def lay_out(
 def _target(targets: Sequence[int], index: int, seen: int | None) -> int | None:
     if not targets:
         return None
+    if seen is not None:
+        index += len(targets) // 2
     target = targets[index % len(targets)]
     return targets[(index + 1) % len(targets)] if target == seen else target

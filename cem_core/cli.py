@@ -16,6 +16,7 @@ from cem_core import __version__
 if TYPE_CHECKING:
     from cem_core.messages import Checkpoint, Precision, RunSpec, Sampler
 
+_DEMO_CHAINS = 10
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -131,13 +132,13 @@ def demo(**options: Any) -> None:
 
     sampler = _row(options, presets.FROM_IMAGES)
     classes = checkpoints.load(_reference(options), options["device"], options["precision"])[1].classes
-    paths = bundle.samples()[::2]
+    paths = bundle.first_samples(_DEMO_CHAINS)
     seen = [classes.index(name) if (name := bundle.sample_class(path)) in classes else None for path in paths]
     starts = [ImageStart(str(path)) for path in paths]
-    # Each image goes to the class half a list away: no image to its own, every class once.
-    half = len(classes) // 2
-    targets = [(k + half) % len(classes) for k in range(len(classes))]
-    _run(_spec(options, sampler, lay_out(sampler, starts, targets, len(starts), options["seed"], seen)), options)
+    _run(
+        _spec(options, sampler, lay_out(sampler, starts, range(len(classes)), len(starts), options["seed"], seen)),
+        options,
+    )
 
 
 @main.command()

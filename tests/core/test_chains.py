@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +14,10 @@ A, B, C = (ImageStart(f"/{name}.png") for name in "abc")
 GAUSSIAN, NOISE = GaussianStart(), NoiseStart()
 
 
-def laid(
-    sampler: str, starts: list[Start], targets: list[int], count: int, **options: object
-) -> list[tuple[Start, int | None]]:
+Laid: TypeAlias = list[tuple[Start, int | None]]
+
+
+def laid(sampler: str, starts: list[Start], targets: list[int], count: int, **options: Any) -> Laid:
     chains = lay_out(SAMPLERS[sampler], starts, targets, count, **options)
     assert len(chains) == count
     return [(chain.start, chain.label) for chain in chains]

@@ -1,0 +1,1 @@
+from windows import home, nothing_left, wait, window  # noqa: F401
