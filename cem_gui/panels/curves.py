@@ -60,7 +60,7 @@ class CurvesPanel(QWidget):
         if self._shown is None:
             return
         start, numbers, chain, length = self._shown
-        name = start.checkpoint.classes[start.labels[chain]]
+        name = _short(start.checkpoint.classes[start.labels[chain]])
         self.energy.show_series(
             {"E(x)": ("blue", numbers.energy[:, chain]), f"E(x,{name})": ("orange", numbers.joint[:, chain])},
             numbers.energy,
@@ -78,7 +78,7 @@ class CurvesPanel(QWidget):
     def _probabilities(
         self, start: RunStart, numbers: Numbers, chain: int
     ) -> tuple[dict[str, tuple[str, Floats]], Floats]:
-        name = start.checkpoint.classes[start.labels[chain]]
+        name = _short(start.checkpoint.classes[start.labels[chain]])
         which = self.which_probability.currentIndex()
         if which == 0:
             p = np.exp(numbers.log_p)
@@ -87,8 +87,13 @@ class CurvesPanel(QWidget):
             return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}, numbers.log_p
         p = np.exp(numbers.logits[:, chain] + numbers.energy[:, chain, None])
         likely = np.argsort(-p[-1])[: len(_COLOURS)]
-        series = {start.checkpoint.classes[k]: (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
+        series = {_short(start.checkpoint.classes[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
         return series, p
+
+
+def _short(name: str, most: int = 18) -> str:
+    """A class name that fits beside others in a legend."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _choice(name: str, texts: tuple[str, ...]) -> QComboBox:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import QPointF, QSignalBlocker, Qt, Signal, Slot
-from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
+from PySide6.QtWidgets import QGraphicsItem, QLabel, QSizePolicy, QWidget
 
 from cem_gui import theme
 from cem_gui.widgets.card import Card
@@ -18,6 +19,11 @@ from cem_gui.widgets.card import Card
 pg.setConfigOptions(imageAxisOrder="row-major", antialias=True)
 
 Floats = NDArray[np.float32]
+
+_CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
+"""Curves are painted when they change; a cursor that moves over them copies pixels."""
+_FAINT_STEPS: Final = 400
+_FAINT_CURVES: Final = 40
 
 
 class Plot(Card):
@@ -38,10 +44,11 @@ class Plot(Card):
         self.view.setMenuEnabled(False)
         self.view.setMouseEnabled(x=False, y=False)
         item = self.view.getPlotItem()
-        item.setDownsampling(auto=True, mode="peak")
-        item.setClipToView(True)
         item.getAxis("left").setWidth(38)
-        self._rest = pg.PlotDataItem(connect="finite")
+        for side in ("left", "bottom"):
+            item.getAxis(side).setCacheMode(_CACHED)
+        self._rest = pg.PlotCurveItem(connect="finite")
+        self._rest.setCacheMode(_CACHED)
         self.view.addItem(self._rest)
         self._curves: dict[str, Any] = {}
         self._series: Mapping[str, tuple[str, Floats]] = {}
@@ -94,20 +101,19 @@ class Plot(Card):
             self.view.removeItem(self._curves.pop(name))
         for name, (_, values) in series.items():
             if name not in self._curves:
-                self._curves[name] = pg.PlotDataItem(connect="finite")
-                self.view.addItem(self._curves[name])
-                self._paint(self._curves[name], name)
+                self._curves[name] = curve = pg.PlotDataItem(connect="finite")
+                self.view.addItem(curve)
+                curve.setDownsampling(auto=True, method="peak")
+                curve.setClipToView(True)
+                curve.curve.setCacheMode(_CACHED)
+                self._paint(curve, name)
             self._curves[name].setData(np.arange(len(values)), values)
-        steps, chains = rest.shape
-        # One item for all faint curves: a NaN lifts the pen between two of them.
-        padded = np.full((chains, steps + 1), np.nan, np.float32)
-        padded[:, :steps] = rest.T
-        self._rest.setData(np.tile(np.arange(steps + 1), chains), padded.ravel())
+        self._rest.setData(*_thinned(rest))
         self.view.setXRange(0, max(1, length), padding=0.02)
         if span is None:
             self.view.enableAutoRange("y")
         else:
-            self.view.setYRange(*span, padding=0.03)
+            self.view.setYRange(*span, padding=0.08)
         self._write_legend()
 
     def set_cursor(self, step: int) -> None:
@@ -166,3 +172,13 @@ def _short(value: float) -> str:
     if not 1e-4 <= abs(value) < 1e4:
         return f"{value:.1e}"
     return f"{value:.4f}" if abs(value) < 0.01 else f"{value:.2f}"
+
+
+def _thinned(rest: Floats) -> tuple[Floats, Floats]:
+    """x and y of all faint curves in one line, where a NaN lifts the pen; no more than the eye can tell apart."""
+    every = math.ceil(len(rest) / _FAINT_STEPS)
+    shown = rest[::every, :: math.ceil(rest.shape[1] / _FAINT_CURVES)]
+    padded = np.full((shown.shape[1], len(shown) + 1), np.nan, np.float32)
+    padded[:, :-1] = shown.T
+    steps = np.arange(len(shown) + 1, dtype=np.float32) * every
+    return np.tile(steps, shown.shape[1]), padded.ravel()

@@ -125,21 +125,28 @@ def test_steps_wanted_in_a_row_are_all_taken(staff: Staff, wait: Wait) -> None:
     controls = staff.run(spec(), "paused")
     for _ in range(4):
         controls.one_step()
-    wait(lambda: staff.taken == 4)
+    wait(lambda: staff.taken == 4 and waits(controls))
     controls.stop()
     wait(lambda: staff.ledger.ends)
     assert staff.taken == 4
+
+
+def waits(controls: Controls) -> bool:
+    """Whether the run is held at a step boundary."""
+    return bool(controls._changed._waiters)
 
 
 def test_pause_holds_and_go_goes_on(staff: Staff, wait: Wait) -> None:
     controls = staff.run(spec(steps=2000))
     wait(lambda: staff.taken >= 2)
     controls.go("paused")
-    controls.one_step()  # proves that it waits: the step is taken because it was asked for
-    wait(lambda: controls._steps_wanted == 0)
+    wait(lambda: waits(controls))
     held = staff.taken
+    assert not staff.ledger.ends
+    controls.one_step()
+    wait(lambda: staff.taken == held + 1 and waits(controls))
     controls.go("running")
-    wait(lambda: staff.taken > held + 1)
+    wait(lambda: staff.taken >= held + 3)
     controls.stop()
     wait(lambda: staff.ledger.ends)
     assert [step.index for step in staff.session] == list(range(staff.taken + 1))
