@@ -142,16 +142,16 @@ class Player(QObject):
             self.session, self._begun = self._begun, None
             self._recorded = 1
             self.began.emit()
-        if self.session is not None and (recorded := len(self.session)) != self._recorded:
-            self._recorded = recorded
-            self.grew.emit(self._newest(self.session, news.step))
+        if news.step is not None and self._is_news(news.step):
+            self._recorded = news.step.index + 1
+            self.grew.emit(news.step)
         if news.end is not None and news.end.run == self._run_id:
             self._end(news.end)
 
-    @staticmethod
-    def _newest(session: Session, step: Step | None) -> Step:
-        ours = step is not None and step.run == session.start.spec.id
-        return step if step is not None and ours else session[len(session) - 1]
+    def _is_news(self, step: Step) -> bool:
+        # A step is posted after it was recorded, so the last one is never missed, however the two threads meet.
+        session = self.session
+        return session is not None and step.run == session.start.spec.id and step.index >= self._recorded
 
     def _end(self, end: RunEnd) -> None:
         self._set_gait("ended")

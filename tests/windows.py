@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from PySide6.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QThread, QtMsgType, QUrl
-from PySide6.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QImage
+from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, QPointF, QSettings, Qt, QThread, QtMsgType, QUrl
+from PySide6.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QImage, QMouseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 from shiboken6 import isValid
@@ -26,7 +26,7 @@ from cem_gui.widgets.image_grid import Bytes, ImageGrid
 from cem_gui.widgets.number import Number
 from cem_gui.window import MainWindow
 
-LONG = 120_000
+LONG = 20_000
 """When to call something hung, in milliseconds. Nothing is ever expected to take so long."""
 
 Wait = Callable[[Callable[[], object]], None]
@@ -97,13 +97,29 @@ def window(qapp, qtbot, home: Path, wait: Wait) -> Iterator[MainWindow]:
     discard(window)
 
 
-def discard(widget: QWidget) -> None:
-    """Destroy a widget now."""
-    widget.deleteLater()
-    QApplication.sendPostedEvents(widget, 52)  # QEvent.Type.DeferredDelete, which has no effect on its own outside a loop
+def discard(thing: QObject) -> None:
+    """Destroy it now, in this thread, rather than when Python finds the time, in any."""
+    thing.deleteLater()
+    QApplication.sendPostedEvents(thing, QEvent.Type.DeferredDelete.value)
 
 
 # What is done to it --------------------------------------------------------------------------------------------------
+
+
+def drag(widget: QWidget, *points: QPoint) -> None:
+    """Press at the first point, pass through the others, let go at the last."""
+    QTest.mousePress(widget, Qt.MouseButton.LeftButton, pos=points[0])
+    for point in points[1:]:
+        move = QMouseEvent(
+            QEvent.Type.MouseMove,
+            QPointF(point),
+            QPointF(widget.mapToGlobal(point)),
+            Qt.MouseButton.NoButton,
+            Qt.MouseButton.LeftButton,
+            Qt.KeyboardModifier.NoModifier,
+        )
+        QApplication.sendEvent(widget, move)
+    QTest.mouseRelease(widget, Qt.MouseButton.LeftButton, pos=points[-1])
 
 
 def press(key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
@@ -123,6 +139,7 @@ def type_number(number: Number, text: str) -> None:
 
 def chip_names(chips: Chips) -> dict[int, Chip]:
     """The buttons that are there, by class."""
+    QApplication.processEvents()  # new buttons appear, old ones vanish
     return {chip.property("index"): chip for chip in chips.findChildren(Chip) if not chip.isHidden()}
 
 

@@ -14,7 +14,8 @@ _TICKS: Final = 1000
 class Number(QWidget):
     """The slider covers `low` to `high`, evenly or by orders of magnitude; the field takes `least` to `most`.
 
-    `changed` bears the value; it is silent when the value is set by the program.
+    `changed` bears the value; it is silent when the value is set by the program. What is set is kept exactly, though
+    the field may have no room for all its digits.
     """
 
     changed = Signal(float)
@@ -33,6 +34,7 @@ class Number(QWidget):
     ) -> None:
         super().__init__(parent)
         self._low, self._high, self._logarithmic = low, high, logarithmic
+        self._value = least
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, _TICKS)
         self.slider.setPageStep(_TICKS // 20)
@@ -64,12 +66,13 @@ class Number(QWidget):
 
     @property
     def value(self) -> float:
-        return self.field.value()
+        return self._value
 
     def set(self, value: float) -> None:
         """Show a value without announcing it."""
         with QSignalBlocker(self.field):
             self.field.setValue(value)
+        self._value = min(max(value, self.field.minimum()), self.field.maximum())
         self._follow()
 
     def _slid(self, tick: int) -> None:
@@ -81,9 +84,11 @@ class Number(QWidget):
             value = self._low + share * (self._high - self._low)
         with QSignalBlocker(self.field):
             self.field.setValue(value)
-        self.changed.emit(self.field.value())
+        self._value = self.field.value()
+        self.changed.emit(self._value)
 
     def _typed(self, value: float) -> None:
+        self._value = value
         self._follow()
         self.changed.emit(value)
 

@@ -10,13 +10,14 @@ from typing import Any, Final
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from PySide6.QtCore import QPointF, QSignalBlocker, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, Signal, Slot
 from PySide6.QtWidgets import QGraphicsItem, QLabel, QSizePolicy, QWidget
 
 from cem_gui import theme
 from cem_gui.widgets.card import Card
 
-pg.setConfigOptions(imageAxisOrder="row-major", antialias=True)
+# No limit on the mouse: with one, the legend tells where the mouse was a moment before it stopped.
+pg.setConfigOptions(imageAxisOrder="row-major", antialias=True, mouseRateLimit=0)
 
 Floats = NDArray[np.float32]
 
@@ -24,6 +25,15 @@ _CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
 """Curves are painted when they change; a cursor that moves over them copies pixels."""
 _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
+
+
+class _View(pg.PlotWidget):  # type: ignore[misc]
+    left = Signal()
+    """The mouse went."""
+
+    def leaveEvent(self, event: QEvent) -> None:
+        super().leaveEvent(event)
+        self.left.emit()
 
 
 class Plot(Card):
@@ -36,7 +46,7 @@ class Plot(Card):
         self.legend = QLabel()
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.view = pg.PlotWidget()
+        self.view = _View()
         self.view.setAccessibleName(f"{title}, over steps")
         self.view.setFrameShape(self.view.Shape.NoFrame)
         self.view.setMinimumHeight(90)
@@ -59,6 +69,7 @@ class Plot(Card):
         self._cursor.sigPositionChanged.connect(self._dragged)
         self.view.scene().sigMouseClicked.connect(self._clicked)
         self.view.scene().sigMouseMoved.connect(self._moved)
+        self.view.left.connect(self._left)
         self.body.addWidget(self.legend)
         self.body.addWidget(self.view, 1)
         self.restyle()
@@ -96,17 +107,18 @@ class Plot(Card):
             length: steps that the axis covers.
             span: what the vertical axis covers; None: what there is.
         """
-        self._series = series
+        before, self._series = self._series, series
         for name in self._curves.keys() - series.keys():
             self.view.removeItem(self._curves.pop(name))
-        for name, (_, values) in series.items():
+        for name, (colour, values) in series.items():
             if name not in self._curves:
                 self._curves[name] = curve = pg.PlotDataItem(connect="finite")
                 self.view.addItem(curve)
                 curve.setDownsampling(auto=True, method="peak")
                 curve.setClipToView(True)
                 curve.curve.setCacheMode(_CACHED)
-                self._paint(curve, name)
+            if name not in before or before[name][0] != colour:
+                self._paint(self._curves[name], name)
             self._curves[name].setData(np.arange(len(values)), values)
         self._rest.setData(*_thinned(rest))
         self.view.setXRange(0, max(1, length), padding=0.02)
@@ -156,10 +168,10 @@ class Plot(Card):
             self._hover = hover
             self._write_legend()
 
-    def leaveEvent(self, event: Any) -> None:
+    @Slot()
+    def _left(self) -> None:
         self._hover = None
         self._write_legend()
-        super().leaveEvent(event)
 
     def _to_step(self, point: QPointF) -> float:
         return float(self.view.getPlotItem().vb.mapSceneToView(point).x())

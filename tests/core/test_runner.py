@@ -426,7 +426,7 @@ def test_pgd_climbs_cross_entropy_and_stays_in_its_ball(sampler: str) -> None:
 
 
 def test_a_strong_attack_sinks_into_the_wells_of_the_standard_model_and_not_of_the_robust_one() -> None:
-    """At L2 2.0 untargeted PGD lowers E(x) of nearly every sample for the standard twin, of next to none for the robust.
+    """At L2 2.0 untargeted PGD lowers E(x) of nearly every sample for the standard twin, of few for the robust.
 
     The robust model's E(x) of a sample is nearly E(x,y), which the attack raises, and no other class comes near.
     """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +154,20 @@ def test_pixels_in_any_memory_layout_are_kept() -> None:
         session.append(msgspec.structs.replace(step(index), pixels=flipped))
     for index in range(4):
         same(session[index], step(index))
+
+
+def test_what_is_not_counted_is_not_held() -> None:
+    """`in_memory` is what the session says of itself; this is what the allocator says."""
+    filled(3)
+    tracemalloc.start()
+    try:
+        session = filled(400, budget=20 * STEP_BYTES)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    numbers = sum(getattr(session.numbers, name).base.nbytes for name in session_module._SCALARS)
+    assert session.in_memory == 20 * STEP_BYTES
+    assert held < session.in_memory + numbers + 400 * 300  # and a little for each step
 
 
 @given(st.lists(st.integers(0, 29), max_size=40), st.integers(1, 12))

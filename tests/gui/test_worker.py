@@ -182,6 +182,7 @@ def test_a_change_takes_hold_from_the_next_step_on(staff: Staff, wait: Wait) -> 
 
 def test_a_run_that_is_stopped_before_its_turn_is_left_out(staff: Staff, wait: Wait) -> None:
     first = staff.run(spec(name="first"), "paused")
+    wait(lambda: staff.ledger.sessions)
     left_out = staff.run(spec(name="second"))
     staff.run(spec(name="third", steps=2))
     left_out.stop()
