@@ -27,7 +27,7 @@ _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
 
 
-class _View(pg.PlotWidget):  # type: ignore[misc]
+class _View(pg.PlotWidget):
     left = Signal()
     """The mouse went."""
 
