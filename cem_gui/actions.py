@@ -70,7 +70,7 @@ def make(window: QMainWindow, centre: QWidget) -> Actions:
         next=action("&Next step", "Right", of=centre),
         first=action("&First step", "Home", of=centre),
         last=action("&Last step", "End", of=centre),
-        loop=action("Play in a &loop", "L"),
+        loop=action("Pla&y in a loop", "L"),
         large=action("&Large view", "F", "Show the chosen chain large"),
         reset=action("&Reset layout", "", "Put every panel back where it was"),
         log=action("Open the &log folder"),

@@ -45,8 +45,10 @@ def main() -> int:
     app.aboutToQuit.connect(window.finish)
     window.show()
     app.processEvents()
-    window.start([argument for argument in app.arguments()[1:] if not argument.startswith("-")])
-    code = app.exec()
+    code = 0
+    if window.isVisible():  # it may have been closed already
+        window.start([argument for argument in app.arguments()[1:] if not argument.startswith("-")])
+        code = app.exec()
     qInstallMessageHandler(None)
     faulthandler.disable()
     crash_file.close()

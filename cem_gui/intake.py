@@ -11,13 +11,19 @@ from platformdirs import user_cache_path
 from PySide6.QtCore import QMimeData
 from PySide6.QtGui import QImage
 
+from cem_core.messages import Refused
+
 _WEIGHTS: Final = {".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".latest", ".best"}
 IMAGE_FILTER: Final = "Images (*.png *.jpg *.jpeg *.webp *.gif *.bmp *.tif *.tiff);;All files (*)"
 MODEL_FILTER: Final = "Checkpoints (*.safetensors *.pt *.pth *.ckpt *.t7 *.tar *.bin);;All files (*)"
 
 
 def paths_of(data: QMimeData) -> list[str]:
-    """The local files that dropped or pasted data names; image data without a file is kept in one."""
+    """The local files that dropped or pasted data names; image data without a file is kept in one.
+
+    Raises:
+        Refused: image data cannot be kept.
+    """
     paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
     image = QImage(data.imageData()) if not paths and data.hasImage() else QImage()
     return paths if image.isNull() else [_keep(image)]
@@ -31,14 +37,24 @@ def sort(paths: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    try:
+        if path.is_dir():
+            return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError:  # whoever reads it says what is wrong
+        pass
+    return [path]
 
 
 def _keep(image: QImage) -> str:
     """A file that holds the image, so that a run that starts from it can be repeated."""
     image = image.convertToFormat(QImage.Format.Format_RGBA8888)
     folder = user_cache_path("cem-explorer") / "pasted"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(bytes(image.constBits())).hexdigest()[:12]}.png"
-    image.save(str(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = image.save(str(path))
+    except OSError:
+        kept = False
+    if not kept:
+        raise Refused(f"The image could not be kept in {folder}: make room there, or save it as a file and drop that.")
     return str(path)

@@ -47,6 +47,7 @@ from cem_gui.panels.sampler import RunPanel, SamplerPanel
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.player import Player
 from cem_gui.widgets.image_grid import Bytes, to_image
+from cem_gui.widgets.space import keep_space
 
 _CURVE_TICKS: Final = 4
 """Curves are drawn anew at each so manieth tick; the images at each."""
@@ -88,6 +89,7 @@ class MainWindow(QMainWindow):
         self.run_panel = RunPanel(self.acts.run, self.acts.one_step, self.acts.stop)
         self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves)
         actions.fill(self, self.acts, self.evolution.views, self.docks.toggles)
+        keep_space(self.model, self.sampler, self.run_panel, self.evolution, self.timeline)
         self.player = Player(self)
         self.filing = FilesThread()
         self.exporter = Exporter(self.filing.files, settings, self)
@@ -243,6 +245,8 @@ class MainWindow(QMainWindow):
         if pictures:
             size = self._checkpoint.size if self._checkpoint else 32
             self._check_wanted.emit(pictures[:_MOST_AT_ONCE], size)
+        if paths and not weights and not pictures:
+            self._problem(f"{Path(paths[0]).name} is an empty folder: choose one with images in it.")
         if len(pictures) > _MOST_AT_ONCE:
             self._problem(f"The first {_MOST_AT_ONCE} of {len(pictures)} images are taken.")
 
@@ -305,7 +309,11 @@ class MainWindow(QMainWindow):
 
     def _take(self, data: QMimeData) -> bool:
         """Whether dropped or pasted data held anything to start from."""
-        paths = intake.paths_of(data)
+        try:
+            paths = intake.paths_of(data)
+        except Refused as refused:
+            self._problem(str(refused))
+            return True
         self.offer(paths)
         return bool(paths)
 
@@ -505,7 +513,7 @@ class MainWindow(QMainWindow):
     def _show_gait(self) -> None:
         running, opened = self.player.gait == "running", self._checkpoint is not None
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
-        run.setText("&Pause" if running else "&Run")
+        run.setText("Pa&use" if running else "&Run")
         run.setIconText("Pause" if running else "Run")
         run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
         step.setIconText("Step")

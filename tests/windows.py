@@ -253,7 +253,10 @@ def read_back(image: QImage, where, size: int) -> Bytes:
     """The colour at the middle of each of size×size equal squares."""
     centres = (np.arange(size) + 0.5) / size
     colours = [
-        [image.pixelColor(where.left() + int(x * where.width()), where.top() + int(y * where.height())) for x in centres]
+        [
+            image.pixelColor(where.left() + int(x * where.width()), where.top() + int(y * where.height()))
+            for x in centres
+        ]
         for y in centres
     ]
     return np.array([[(c.red(), c.green(), c.blue()) for c in row] for row in colours], np.uint8)
@@ -285,7 +288,7 @@ def save_image(path: Path, size: int = 32, seed: int = 0, mode: str = "RGB") -> 
     """An image of random pixels, whatever folders it takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (size, size, len(mode))
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode if mode != "RGB" else None).save(
-        path
-    )
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode if mode != "RGB" else None
+    ).save(path)
     return path

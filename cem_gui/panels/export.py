@@ -61,6 +61,7 @@ class ExportDialog(QDialog):
         self.fps.setValue(20)
         self.folder_field = QLineEdit(str(folder))
         self.folder_field.setMinimumWidth(380)
+        self.folder_field.setAccessibleName("Folder")
         browse = QPushButton("Browse…")
         browse.clicked.connect(self._browse)
         self.problem = QLabel()

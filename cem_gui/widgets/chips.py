@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from PySide6.QtCore import QEvent, Qt, Signal
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 from superqt import QFlowLayout
+
+from cem_gui.widgets.space import keep_space
 
 _SHOWN: Final = 24
 """More buttons than this are a wall; the rest is found by typing."""
 
 
 class Chip(QPushButton):
-    """Toggles on Space although Space belongs to the window elsewhere."""
-
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.setObjectName("chip")
         self.setCheckable(True)
-        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-
-    def event(self, event: QEvent) -> bool:
-        override = event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent)
-        if override and event.key() == Qt.Key.Key_Space and self.hasFocus():  # type: ignore[attr-defined]
-            event.accept()
-            return True
-        return super().event(event)
+        keep_space(self)
 
 
 class Chips(QWidget):
@@ -44,6 +36,7 @@ class Chips(QWidget):
         self._search.setPlaceholderText("Find a class")
         self._search.setClearButtonEnabled(True)
         self._search.setAccessibleName("Find a class")
+        self._search.setAcceptDrops(False)  # what is dropped belongs to the window, wherever it falls
         self._search.textChanged.connect(self._lay_out)
         self._field = QWidget()
         self._flow = QFlowLayout(self._field)

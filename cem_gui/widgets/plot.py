@@ -48,6 +48,7 @@ class Plot(Card):
         self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.view = _View()
         self.view.setAccessibleName(f"{title}, over steps")
+        self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # a click leaves the step keys with the images
         self.view.setFrameShape(self.view.Shape.NoFrame)
         self.view.setMinimumHeight(90)
         self.view.hideButtons()

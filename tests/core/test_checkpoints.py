@@ -80,6 +80,10 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
     }
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+    norms = [where for where, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert norms == [f"net.layer{stage}.{block}.bn1" for stage in (1, 2, 3, 4) for block in (0, 1)] + ["net.bn"], (
+        "those after a convolution are folded into it"
+    )
 
 
 @pytest.mark.parametrize("name", ["cifar10-robust-l2", "cifar10-standard"])

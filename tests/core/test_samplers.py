@@ -149,7 +149,9 @@ def test_drift_is_the_gradient_of_a_f_plus_b_lse(a: float, b: float) -> None:
         nudge[pixel] = h
         slope = (climbed(x + nudge.view(SHAPE)) - climbed(x - nudge.view(SHAPE))) / (2 * h)
         assert torch.allclose(reading.drift.flatten(1)[:, pixel], slope, atol=1e-8)
-    assert torch.allclose(reading.gradient_norm, reading.drift.flatten(1).norm(dim=1))
+    for norm in ("l2", "linf"):  # an L2 norm in either
+        reading = samplers.read(logits_of, Sampler(name="x", a=a, b=b, norm=norm), state)
+        assert torch.allclose(reading.gradient_norm, reading.drift.flatten(1).norm(dim=1))
 
 
 def test_reading_tells_the_energies_of_the_state() -> None:
@@ -360,6 +362,16 @@ def test_a_random_start_keeps_its_centre_and_is_keyed_by_the_seed() -> None:
         assert torch.equal(samplers.begin(row, x0[i : i + 1], Y[i : i + 1], (seed,)).x[0], begun.x[i])
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_random_start_has_nothing_to_do_with_the_noise_of_the_steps(norm: Norm) -> None:
+    row = Sampler(name="x", a=1, b=1, norm=norm, radius=0.3, random_start=True)
+    x0 = torch.full((len(Y), *SHAPE), 0.5)
+    offset = (samplers.begin(row, x0, Y, SEEDS).x - x0).flatten(1)
+    noises = torch.stack([samplers.normal(SEEDS, step, SHAPE).flatten(1) for step in range(50)])
+    alike = F.cosine_similarity(noises, offset[None], dim=2)
+    assert alike.abs().max() < 0.35  # 5 deviations
+
+
 def test_without_a_random_start_a_chain_begins_at_its_start() -> None:
     x0 = beginnings()
     assert torch.equal(samplers.begin(replace(SAMPLERS["PGD"], random_start=False), x0, Y, SEEDS).x, x0)
@@ -474,6 +486,21 @@ def test_robust_accuracy_on_a_linear_model_is_the_share_with_margin_beyond_epsil
     else:  # after 20 steps an L2 attack is still a little short of the best point of the edge
         for eps, correct in final.items():
             assert share[eps] <= correct <= int((right > 0.95 * eps * dual).sum())
+
+
+def test_every_image_of_a_probe_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, bias, *_ = binary()
+    begun: list[int] = []
+    begin = samplers.begin
+
+    def seen(row: Sampler, x0: Tensor, y: Tensor, seeds: tuple[int, ...]) -> State:
+        begun.extend(seeds)
+        return begin(row, x0, y, seeds)
+
+    monkeypatch.setattr(samplers, "begin", seen)
+    arrays = np.zeros((300, 8, 8, 3), np.uint8), np.zeros(300, np.int64)
+    list(probes.accuracy(OnCpu(linear(w, bias), torch.device("cpu")), *arrays, "l2", [0.1], seed=7))
+    assert begun == list(range(7, 307))
 
 
 @pytest.mark.parametrize("eps", [math.nan, math.inf, -0.1])

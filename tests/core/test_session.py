@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -222,7 +223,7 @@ def test_one_thread_reads_while_another_records(budget: int) -> None:
                 with grown:
                     assert grown.wait_for(lambda: len(session) > read[reader], timeout=60)
                 newest = len(session)
-                for index in (newest - 1, int(random.integers(newest))):
+                for index in (newest - 1, *random.integers(newest, size=10).tolist()):
                     same(session[index], step(index))
                 numbers = session.numbers
                 assert len(numbers.energy) >= newest
@@ -234,15 +235,20 @@ def test_one_thread_reads_while_another_records(budget: int) -> None:
             wrong.append(error)
 
     threads = [threading.Thread(target=watch, args=(reader,)) for reader in range(readers)]
-    for thread in threads:
-        thread.start()
-    for index in range(steps):
-        with grown:
-            session.append(step(index))
-            grown.notify_all()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns at every chance
+    try:
+        for thread in threads:
+            thread.start()
+        for index in range(steps):
+            with grown:
+                session.append(step(index))
+                grown.notify_all()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
     assert not wrong, wrong
     assert read == [steps] * readers
 

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cem_core.session import Session
-from cem_gui import theme
-from cem_gui.panels.curves import CurvesPanel
-from cem_gui.widgets.plot import Plot
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QColor, QTextDocument
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 from scenarios_session import session as scenario
 from windows import Wait, discard, drag
+
+from cem_core.session import Session
+from cem_gui import theme
+from cem_gui.panels.curves import CurvesPanel
+from cem_gui.widgets.plot import Plot
 
 STEPS = 20
 

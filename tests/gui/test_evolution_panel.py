@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 import pytest
-from cem_core import images
-from cem_core.images import hwc, to_uint8
-from cem_core.session import Session
-from cem_gui.panels.evolution import GAINS, EvolutionPanel
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QContextMenuEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QPushButton, QWidget
 from scenarios_session import session as scenario
 from windows import discard, picture, pixel_at
+
+from cem_core import images
+from cem_core.images import hwc, to_uint8
+from cem_core.session import Session
+from cem_gui.panels.evolution import GAINS, EvolutionPanel
 
 SIZE = 8
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QObject, Signal, Slot
+from scenarios_session import session as scenario
+from windows import Wait, save_image
+
 from cem_core import bundle
 from cem_core.export import Export, Progress
 from cem_core.messages import Checkpoint
 from cem_core.session import Session
 from cem_gui.files import Files, FilesThread
-from PySide6.QtCore import QObject, Signal, Slot
-from scenarios_session import session as scenario
-from windows import Wait, save_image
 
 
 class Boss(QObject):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cem_core import images
-from cem_core.messages import Refused
-from cem_gui import intake
 from PySide6.QtCore import QMimeData, QUrl
 from PySide6.QtGui import QColor, QImage
 from windows import data_of, save_image
+
+from cem_core import images
+from cem_core.messages import Refused
+from cem_gui import intake
 
 NAMES = ["plain.png", "mit Leerzeichen & Ümläuten.png", "猫 #1 100%.png", "e\u0301.png", "a;b'c\"d.png", "🙂.png"]
 
@@ -116,7 +117,9 @@ def test_image_data_is_not_kept_by_halves(home: Path, copied: QImage, monkeypatc
 # Two kinds of files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".PT", ".SafeTensors"])
+@pytest.mark.parametrize(
+    "suffix", [".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".PT", ".SafeTensors"]
+)
 def test_checkpoints_are_known_by_their_suffix(suffix: str) -> None:
     assert intake.sort([f"/a/b{suffix}", "/a/b.png"]) == ([f"/a/b{suffix}"], ["/a/b.png"])
 

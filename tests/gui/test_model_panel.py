@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from cem_core import bundle
-from cem_core.messages import Fact
-from cem_gui.panels.model import Details, ModelPanel
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QLabel
 from superqt import QElidingLabel
 from windows import checkpoint, discard
+
+from cem_core import bundle
+from cem_core.messages import Fact
+from cem_gui.panels.model import Details, ModelPanel
 
 
 @pytest.fixture
@@ -127,7 +128,11 @@ def test_open_asks_for_a_file(qtbot, panel: ModelPanel) -> None:
 
 
 def test_details_tell_every_fact_with_its_source(qtbot) -> None:
-    facts = (Fact("family", "A net", "file"), Fact("size", "8×8", "name"), Fact("normalisation", "<b>none</b>", "guess"))
+    facts = (
+        Fact("family", "A net", "file"),
+        Fact("size", "8×8", "name"),
+        Fact("normalisation", "<b>none</b>", "guess"),
+    )
     net = msgspec.structs.replace(checkpoint(), facts=facts, ignored=("ema.weight", "fc2.bias"))
     dialog = Details(net)
     qtbot.addWidget(dialog)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 import pytest
+from windows import LONG, Wait, discard, spec
+
 from cem_core.messages import RunEnd, Sampler
 from cem_gui.player import Player
 from cem_gui.worker import Mailbox
-from windows import LONG, Wait, discard, spec
 
 
 class Witness:

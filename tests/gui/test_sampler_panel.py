@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from cem_core.messages import MAX_CHAINS, MAX_STEPS, Refused, Sampler
-from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, SAMPLERS
-from cem_gui.panels.sampler import RunPanel, SamplerPanel
-from cem_gui.widgets.number import Number
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QComboBox, QSlider, QSpinBox
 from windows import Wait, checkpoint, chip_names, choose_targets, discard, type_number
+
+from cem_core.messages import MAX_CHAINS, MAX_STEPS, Refused, Sampler
+from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, SAMPLERS
+from cem_gui.panels.sampler import RunPanel, SamplerPanel
+from cem_gui.widgets.number import Number
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
-from cem_gui import theme
-from cem_gui.theme import DARK, LIGHT, Theme
-from cem_gui.window import MainWindow
 from PySide6.QtCore import QPoint
 from PySide6.QtGui import QColor, QImage, QPalette
 from PySide6.QtWidgets import QApplication, QWidget
 from windows import Wait
+
+from cem_gui import theme
+from cem_gui.theme import DARK, LIGHT, Theme
+from cem_gui.window import MainWindow
 
 THEMES = {"dark": DARK, "light": LIGHT}
 

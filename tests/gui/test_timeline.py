@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cem_gui.panels.timeline import TimelinePanel
-from cem_gui.widgets.filmstrip import THUMBS
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
 from windows import Wait, discard, drag
+
+from cem_gui.panels.timeline import TimelinePanel
+from cem_gui.widgets.filmstrip import THUMBS
 
 Left = Qt.MouseButton.LeftButton
 

@@ -6,6 +6,7 @@ import functools
 import tempfile
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -219,7 +220,7 @@ def test_what_becomes_infinite_ends_the_run_and_keeps_the_steps(staff: Staff, wa
 def test_a_full_disk_ends_the_run_and_keeps_the_steps(staff: Staff, wait: Wait, monkeypatch) -> None:
     two_steps = 2 * 3 * 32 * 32 * 4
     monkeypatch.setattr(cem_gui.worker, "Session", functools.partial(Session, budget=two_steps))
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FileIO("/dev/full", "r+"))
     staff.run(spec())
     wait(lambda: staff.ledger.ends)
     end = staff.ledger.ends[0]
