@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import torch
@@ -21,10 +22,14 @@ from torch import Tensor
 
 from cem_core import bundle
 from cem_core.messages import Checkpoint, Device, Fact, Precision, Refused, Source
-from cem_core.models import FAMILIES, Model, Plan
+from cem_core.models import FAMILIES, Model, Network, Plan
 
+_LARGEST: Final = 1024
+"""Largest side of an input that is believed, in pixels."""
 _LEGACY: Final = bytes.fromhex("80028a0a6cfc9c46f920")
 _WRAPPERS: Final = ("state_dict_ema", "model_ema", "model_state_dict", "model", "state_dict", "net")
+_DEEPEST: Final = 4
+"""Wrappers in wrappers that are opened; more are no checkpoint but a trap."""
 _PREFIXES: Final = ("module.", "_orig_mod.", "model.")
 _CIFAR: Final = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 
@@ -85,21 +90,35 @@ def _load(
 ) -> tuple[Model, Checkpoint]:
     contents = unwrap(path.name, _READERS[sniff(path)](path))
     plan = recognise(path.name, contents)
-    network = plan.build()
-    wanted = network.state_dict()
-    ignored = tuple(sorted(contents.tensors.keys() - wanted.keys()))
-    kept = {key: value for key, value in contents.tensors.items() if key in wanted}
-    # Batch counters are read by nothing at inference, and some writers leave them out.
-    kept |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked") and key not in kept}
+    report = _report(path, contents, plan)
+    mean, std, _ = _normalisation(contents, plan)
     try:
-        network.load_state_dict(kept, strict=True)
-    except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise Refused(f"{path.name} looks like a {plan.title}, but its weights do not fit: {reason}") from error
-    report = _report(path, contents, plan, ignored)
-    mean, std = _normalisation(contents, plan)[:2]
-    model = Model(network, mean, std).frozen(device, getattr(torch, precision))
+        network = _built(path.name, contents.tensors, plan)
+        model = Model(network, mean, std).frozen(device, getattr(torch, precision))
+    except (RuntimeError, MemoryError) as error:
+        raise Refused(f"{path.name} looks like a {plan.title}, but cannot be used: {_first_line(error)}") from error
     return model, report
+
+
+def _built(name: str, tensors: Mapping[str, Tensor], plan: Plan) -> Network:
+    """The network with exactly these weights. Nothing is allocated before every shape is known to fit."""
+    with torch.device("meta"):
+        network = plan.build()
+    wanted = network.state_dict()
+    kept = {key: value.to(wanted[key].dtype) for key, value in tensors.items() if key in wanted}
+    # Batch counters are read by nothing at inference, and some writers leave them out.
+    counters = {key for key in wanted.keys() - kept.keys() if key.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict(kept | dict.fromkeys(counters, torch.tensor(0)), strict=True, assign=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        reason = lines[1].strip() if len(lines) > 1 else lines[0]
+        raise Refused(f"{name} looks like a {plan.title}, but its weights do not fit: {reason}") from error
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def sniff(path: Path) -> str:
@@ -110,6 +129,8 @@ def sniff(path: Path) -> str:
     if not head:
         raise Refused(f"{name} is empty: the download or copy did not finish.")
     if head.startswith(b"PK\x03\x04"):
+        if not _holds_pickle(path):
+            raise Refused(f"{name} is a zip archive, not a checkpoint: unpack it and open the checkpoint inside.")
         return "torch zip"
     if head.startswith(_LEGACY):
         return "torch legacy"
@@ -134,6 +155,15 @@ _STRANGERS: Final = (
     (b"\x89png", "an image"),
     (b"\xff\xd8\xff", "an image"),
 )
+
+
+def _holds_pickle(path: Path) -> bool:
+    """Whether a zip is laid out as torch does it; a damaged one may be, and torch says so better."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.endswith("/data.pkl") or name == "data.pkl" for name in file.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return True
 
 
 def _read_safetensors(path: Path) -> _Contents:
@@ -168,8 +198,8 @@ _READERS: Final[Mapping[str, Callable[[Path], _Contents]]] = {
 def unwrap(name: str, contents: _Contents) -> _Contents:
     """The state dict inside what was read, without wrappers and prefixes. Raises Refused if there is none."""
     tensors: Any = contents.tensors
-    while inner := next((tensors[k] for k in _WRAPPERS if isinstance(tensors.get(k), Mapping)), None):
-        tensors = inner
+    for _ in range(_DEEPEST):
+        tensors = next((tensors[k] for k in _WRAPPERS if isinstance(tensors.get(k), Mapping)), tensors)
     tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not tensors:
         raise Refused(f"{name} holds no weights: open the file that has the model's state dict.")
@@ -183,6 +213,8 @@ def recognise(name: str, contents: _Contents) -> Plan:
     shapes = {key: tuple(value.shape) for key, value in contents.tensors.items()}
     for family in FAMILIES:
         if plan := family(shapes, contents.metadata):
+            if plan.channels not in (1, 3) or plan.classes < 1:
+                raise Refused(f"{name} takes {plan.channels} channels to {plan.classes} classes: no image classifier.")
             return plan
     first = ", ".join(list(shapes)[:3])
     raise Refused(f"{name} is of no architecture that is known here (its first weights: {first}).")
@@ -190,7 +222,7 @@ def recognise(name: str, contents: _Contents) -> Plan:
 
 def _normalisation(contents: _Contents, plan: Plan) -> tuple[tuple[float, ...], tuple[float, ...], Source]:
     mean, std = (_entry(contents, key, list[float]) for key in ("mean", "std"))
-    if mean and std and len(mean) == len(std) == plan.channels:
+    if mean and std and len(mean) == len(std) == plan.channels and min(std) > 0:
         return tuple(mean), tuple(std), "file"
     if plan.channels == 3:
         return *_CIFAR, "guess"
@@ -205,11 +237,11 @@ def _entry(contents: _Contents, key: str, kind: Any) -> Any:
         return None
 
 
-def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...]) -> Checkpoint:
+def _report(path: Path, contents: _Contents, plan: Plan) -> Checkpoint:
     names = _entry(contents, "classes", list[str])
     named = bool(names) and len(names) == plan.classes
     mean, std, source = _normalisation(contents, plan)
-    size = _entry(contents, "image_size", int)
+    size = _entry(contents, "image_size", Annotated[int, msgspec.Meta(ge=8, le=_LARGEST)])
     name = next((name for name, file in bundle.models().items() if file.resolve() == path), path.name)
     facts = [
         Fact("family", plan.title, "file"),
@@ -234,7 +266,7 @@ def _report(path: Path, contents: _Contents, plan: Plan, ignored: tuple[str, ...
         channels=plan.channels,
         size=size or plan.size,
         facts=tuple(facts),
-        ignored=ignored,
+        ignored=tuple(sorted(contents.tensors.keys() - plan.keys())),
     )
 
 

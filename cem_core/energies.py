@@ -8,7 +8,6 @@ Shapes: logits (B, K), y (B,) int64, results (B,).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -25,7 +24,10 @@ def marginal(logits: Tensor) -> Tensor:
 def cotangent(logits: Tensor, y: Tensor, a: float, b: float) -> Tensor:
     """(B, K) what to feed back into the logits so that one backward pass gives the drift a·∇f(x,y) + b·∇LSE(x).
 
-    ∂f(x,y)/∂logits is the one-hot of y and ∂LSE/∂logits the softmax; gradients are linear in what is fed back.
+    ∂f(x,y)/∂logits is the one-hot of y and ∂LSE/∂logits the softmax; gradients are linear in what is fed back. The
+    entry of y, a + b·p(y|x), is written with the probabilities of the others: with a = -b nothing would be left of it
+    but rounding once p(y|x) is nearly 1, and the drift would lose its direction.
     """
-    pull = b * logits.softmax(1)
-    return pull.scatter_add(1, y[:, None], torch.full_like(pull[:, :1], a))
+    others = logits.softmax(1).scatter(1, y[:, None], 0)
+    own = (a + b) - b * others.sum(1, keepdim=True)
+    return (b * others).scatter(1, y[:, None], own)

@@ -26,9 +26,11 @@ from cem_core.chains import lay_out
 from cem_core.messages import (
     Chain,
     Checkpoint,
+    Device,
     GaussianStart,
     ImageStart,
     NoiseStart,
+    Precision,
     Refused,
     RunEnd,
     RunSpec,
@@ -70,6 +72,8 @@ class MainWindow(QMainWindow):
         self._checkpoint: Checkpoint | None = None
         self._reference = bundle.DEFAULT_MODEL
         """Name or path of the model that is open."""
+        self._place: tuple[Device, Precision] = ("auto", "float32")
+        """Where it is, and in which numbers."""
         self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
         self._targets: dict[int, int] = {}
         """Chains whose target was chosen one by one."""
@@ -212,11 +216,14 @@ class MainWindow(QMainWindow):
     def open_model(self, reference: str) -> None:
         """Open a bundled model or a file; what is open stays, and goes on running, if that fails."""
         self.model.show_opening(reference)
-        self._open_wanted.emit(reference, self.model.device.currentData(), self.model.precision.currentData())
+        self._open_wanted.emit(reference, *self.model.place)
 
     @Slot(str, object, bool)
     def _opened(self, reference: str, checkpoint: Checkpoint, gaussians: bool) -> None:
         self._reference, self._checkpoint = reference, checkpoint
+        self._place = self.model.place
+        self.settings.setValue("device", self._place[0])
+        self.settings.setValue("precision", self._place[1])
         self._targets.clear()
         self.model.show_checkpoint(reference, checkpoint)
         self.sampler.show_checkpoint(checkpoint, gaussians)
@@ -225,14 +232,13 @@ class MainWindow(QMainWindow):
     @Slot(str, str)
     def _model_refused(self, reference: str, sentence: str) -> None:
         self.model.show_refused(self._reference)
+        self.model.set_place(*self._place)
         self._problem(sentence)
         if self._checkpoint is None:
             self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
 
-    @Slot(str, str)
-    def _placed(self, device: str, precision: str) -> None:
-        self.settings.setValue("device", device)
-        self.settings.setValue("precision", precision)
+    @Slot()
+    def _placed(self) -> None:
         self.open_model(self._reference)
 
     # ---- images ------------------------------------------------------------------------------------------------------
@@ -363,8 +369,7 @@ class MainWindow(QMainWindow):
                 self._reference,
                 self.sampler.sampler,
                 self._chains(),
-                self.model.device.currentData(),
-                self.model.precision.currentData(),
+                *self._place,
             )
         except Refused as refused:
             self._problem(str(refused))

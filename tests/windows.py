@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, QPointF, QSettings, Qt, QThread, QtMsgType, QUrl
+from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, QPointF, QRect, QSettings, Qt, QThread, QtMsgType, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QImage, QMouseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
@@ -249,17 +250,12 @@ def size_of(panel: EvolutionPanel) -> int:
     return panel._start.checkpoint.size
 
 
-def read_back(image: QImage, where, size: int) -> Bytes:
+def read_back(image: QImage, where: QRect, size: int) -> Bytes:
     """The colour at the middle of each of size×size equal squares."""
-    centres = (np.arange(size) + 0.5) / size
-    colours = [
-        [
-            image.pixelColor(where.left() + int(x * where.width()), where.top() + int(y * where.height()))
-            for x in centres
-        ]
-        for y in centres
-    ]
-    return np.array([[(c.red(), c.green(), c.blue()) for c in row] for row in colours], np.uint8)
+    centres = [(i + 0.5) / size for i in range(size)]
+    columns = [where.left() + int(share * where.width()) for share in centres]
+    rows = [where.top() + int(share * where.height()) for share in centres]
+    return np.array([[image.pixelColor(x, y).getRgb()[:3] for x in columns] for y in rows], np.uint8)
 
 
 def pixel_at(grid: ImageGrid, chain: int, x: int, y: int, size: int) -> QPoint:
@@ -277,18 +273,13 @@ def checkpoint(classes: Sequence[str] = ("cat", "dog"), size: int = 8) -> Checkp
 
 def spec(steps: int = 5, chains: int = 1, name: str = "a run", preset: str = "RCS", **changes: object) -> RunSpec:
     """A run of the bundled model from bundled images."""
-    import msgspec
-
     sampler: Sampler = msgspec.structs.replace(SAMPLERS[preset], steps=steps, **changes)
     starts = [ImageStart(str(path)) for path in bundle.first_samples(chains)]
     return RunSpec(name, bundle.DEFAULT_MODEL, sampler, tuple(Chain(s, i, (i + 3) % 10) for i, s in enumerate(starts)))
 
 
 def save_image(path: Path, size: int = 32, seed: int = 0, mode: str = "RGB") -> Path:
-    """An image of random pixels, whatever folders it takes."""
+    """An image of random pixels, RGB or RGBA, whatever folders it takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size, size, len(mode))
-    Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode if mode != "RGB" else None
-    ).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, len(mode)), np.uint8)).save(path)
     return path

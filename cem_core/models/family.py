@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from cem_core.messages import Fact
 from cem_core.models.model import Network
 
@@ -25,8 +27,13 @@ class Plan:
     facts: tuple[Fact, ...]
     build: Callable[[], Network]
 
+    def keys(self) -> set[str]:
+        """Of the state dict that the network takes."""
+        with torch.device("meta"):
+            return set(self.build().state_dict())
+
 
 def count(shapes: Shapes, prefix: str) -> int:
-    """1 + the largest i in `prefix.i.`; 0 if there is none."""
+    """n if `prefix.0.` … `prefix.n-1.` are there and no others; else 0."""
     found = {key.removeprefix(prefix + ".").split(".")[0] for key in shapes if key.startswith(prefix + ".")}
-    return max((int(i) + 1 for i in found if i.isdigit()), default=0)
+    return len(found) if found == {str(i) for i in range(len(found))} else 0

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from cem_core.messages import Checkpoint
+from cem_core.messages import Checkpoint, Device, Precision
 from cem_gui.widgets.card import Card, form, muted, row
 
 _SOURCES = {"file": "from the file", "name": "from the file name", "guess": "assumed"}
@@ -28,8 +28,8 @@ class ModelPanel(Card):
     chosen = Signal(str)
     """Name of a bundled model or path of a file."""
     open_wanted = Signal()
-    placed = Signal(str, str)
-    """Device and precision."""
+    placed = Signal()
+    """`place` was chosen anew."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("Model", parent)
@@ -68,14 +68,18 @@ class ModelPanel(Card):
         self.body.addLayout(facts)
         self.body.addLayout(buttons)
         self.body.addStretch(1)
-        self.device.activated.connect(self._place)
-        self.precision.activated.connect(self._place)
+        self.device.activated.connect(self.placed)
+        self.precision.activated.connect(self.placed)
         self._checkpoint: Checkpoint | None = None
 
     def set_models(self, references: Sequence[str]) -> None:
         """What can be chosen without a file dialog: bundled names and recent paths."""
         for reference in references:
             self._add(reference)
+
+    @property
+    def place(self) -> tuple[Device, Precision]:
+        return self.device.currentData(), self.precision.currentData()
 
     def set_place(self, device: str, precision: str) -> None:
         self.device.setCurrentIndex(max(0, self.device.findData(device)))
@@ -117,9 +121,6 @@ class ModelPanel(Card):
 
     def _activated(self, index: int) -> None:
         self.chosen.emit(self.choice.itemData(index))
-
-    def _place(self) -> None:
-        self.placed.emit(self.device.currentData(), self.precision.currentData())
 
     def _show_details(self) -> None:
         if self._checkpoint is not None:

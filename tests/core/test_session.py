@@ -253,6 +253,30 @@ def test_one_thread_reads_while_another_records(budget: int) -> None:
     assert read == [steps] * readers
 
 
+def test_the_file_is_never_touched_by_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is shared: a step is found with a seek and a read, and nobody may come in between."""
+    real = session_module.tempfile.TemporaryFile
+    touched = []
+
+    class Watched:
+        def __init__(self, **options: Any) -> None:
+            self.file = real(**options)
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("seek", "read", "readinto", "write"):
+                assert session._lock.locked(), name
+                touched.append(name)
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(session_module.tempfile, "TemporaryFile", Watched)
+    session = Session(start(), budget=2 * STEP_BYTES)
+    for index in range(5):
+        session.append(step(index))
+    for index in range(5):
+        same(session[index], step(index))
+    assert {"seek", "read", "write"} <= set(touched)
+
+
 # The disk ---------------------------------------------------------------------------------------------------------
 
 
