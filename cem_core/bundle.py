@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,3 +48,10 @@ def sample_class(path: str | Path) -> str:
 
 def start_statistics() -> list[Path]:
     return sorted((ASSETS / "starts").glob("*.safetensors"))
+
+
+def class_shown(path: str | Path, classes: Sequence[str]) -> int | None:
+    """Which of the classes a bundled image shows; None for any other image, whatever its name."""
+    if Path(path).parent != ASSETS / "samples" or sample_class(path) not in classes:
+        return None
+    return classes.index(sample_class(path))

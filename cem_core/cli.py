@@ -133,7 +133,7 @@ def demo(**options: Any) -> None:
     sampler = _row(options, presets.FROM_IMAGES)
     classes = checkpoints.load(_reference(options), options["device"], options["precision"])[1].classes
     paths = bundle.first_samples(_DEMO_CHAINS)
-    seen = [classes.index(name) if (name := bundle.sample_class(path)) in classes else None for path in paths]
+    seen = [bundle.class_shown(path, classes) for path in paths]
     starts = [ImageStart(str(path)) for path in paths]
     _run(
         _spec(options, sampler, lay_out(sampler, starts, range(len(classes)), len(starts), options["seed"], seen)),

@@ -33,6 +33,7 @@ FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 PROGRAM: Final = "cem-explorer"
 
 _OURS: Final = frozenset({"run.json", "frames", "morph.png", "sheet.png", "curves.csv"})
+_FRAME: Final = re.compile(r"frames/chain-\d+[^/]*(/step-\d+\.png)?")
 _LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """What file browsers leave behind in any folder."""
 
@@ -228,6 +229,9 @@ def _check_ours(folder: Path) -> None:
         return
     if not _made_by_us(folder / "run.json"):
         raise Refused(f"{folder} is not empty and was not made by CEM Explorer: choose another folder.")
+    frames = [path.relative_to(folder) for path in folder.glob("frames/*") if path.name not in _LITTER]
+    frames += [path.relative_to(folder) for path in folder.glob("frames/*/*") if path.name not in _LITTER]
+    names |= {str(path) for path in frames if not _FRAME.fullmatch(path.as_posix())}
     if others := sorted(names - _OURS):
         raise Refused(f"{folder} also holds {others[0]}, which is not part of an export: choose another folder.")
 

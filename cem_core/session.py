@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from cem_core.messages import Floats, RunEnd, RunStart, Sampler, Step
+from cem_core.messages import Floats, Norm, RunEnd, RunStart, Sampler, Step
 
 BUDGET: Final = 512 * 2**20
 """Bytes of pixels that a session keeps in memory unless told otherwise."""
@@ -89,6 +89,12 @@ class Session:
         with self._lock:
             newest = self._pixels[-1] if self._pixels else None
             return 0 if newest is None else newest.nbytes * (self._count - self._spilled)
+
+    @property
+    def norm(self) -> Norm | None:
+        """In which the distances were measured; None if it changed."""
+        norms = {self.start.spec.sampler.norm, *(row.norm for _, row in self.changes)}
+        return self.start.spec.sampler.norm if len(norms) == 1 else None
 
     @property
     def changes(self) -> list[tuple[int, Sampler]]:

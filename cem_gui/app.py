@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import sys
+import tempfile
 import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -19,6 +21,7 @@ from cem_gui import theme
 from cem_gui.window import MainWindow
 
 log = logging.getLogger("cem_gui")
+_DISPLAYLESS = ("offscreen", "minimal", "vnc")
 _LEVELS = {
     QtMsgType.QtDebugMsg: logging.DEBUG,
     QtMsgType.QtInfoMsg: logging.INFO,
@@ -30,14 +33,20 @@ _LEVELS = {
 
 def main() -> int:
     """Open the window and run until it is closed. Returns the exit code."""
-    folder = platformdirs.user_log_path("cem-explorer", ensure_exists=True)
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if os.environ.get("QT_QPA_PLATFORM") not in _DISPLAYLESS:
+            print(
+                "There is no display to open a window on: run `cem-explorer demo --out demo` instead.", file=sys.stderr
+            )
+            return 1
+    folder = _writable(platformdirs.user_log_path("cem-explorer"))
     crash_file = _keep_log(folder)
     app = QApplication(sys.argv)
     app.setApplicationName("CEM Explorer")
     app.setDesktopFileName("cem-explorer")
     app.setAttribute(Qt.ApplicationAttribute.AA_DontShowIconsInMenus)
     settings = QSettings(
-        str(platformdirs.user_config_path("cem-explorer", ensure_exists=True) / "window.ini"),
+        str(_writable(platformdirs.user_config_path("cem-explorer")) / "window.ini"),
         QSettings.Format.IniFormat,
     )
     theme.apply(app, str(settings.value("scheme", "system")))
@@ -55,13 +64,23 @@ def main() -> int:
     return code
 
 
+def _writable(folder: Path) -> Path:
+    """The folder, or one that lasts as long as the program where a home cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="cem-explorer-"))
+
+
 def _keep_log(folder: Path) -> IO[str]:
     """Everything that goes wrong is in the log file, whatever thread or library it comes from."""
     handler = RotatingFileHandler(folder / "cem-explorer.log", maxBytes=2**20, backupCount=3, encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
     )
-    crash_file = (folder / "crash.log").open("w")
+    crash_file = (folder / "crash.log").open("a")
     faulthandler.enable(crash_file)
     sys.excepthook = _log_exception
     threading.excepthook = lambda args: _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
@@ -77,6 +96,8 @@ def _log_exception(kind: type[BaseException], error: BaseException | None, trace
 
 
 def _log_qt(level: QtMsgType, _context: QMessageLogContext, text: str) -> None:
+    if level == QtMsgType.QtFatalMsg:  # the program ends here: say why where it was started
+        print(text, file=sys.stderr)
     log.log(_LEVELS.get(level, logging.WARNING), "Qt: %s", text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QSettings, QStandardPaths, Signal, Slot
@@ -56,7 +57,7 @@ class Exporter(QObject):
         names = sorted({start.checkpoint.classes[label] for label in start.labels})
         wanted = folder_name(start.spec.sampler.name, names)
         numbered = [wanted, *(f"{wanted}-{i}" for i in range(2, 1000))]
-        return next((parent / name for name in numbered if not (parent / name).exists()), parent / wanted)
+        return next((parent / name for name in numbered if not os.path.lexists(parent / name)), parent / wanted)
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:

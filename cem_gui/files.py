@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Files(QObject):
     """Lives on its own thread. An export is advanced piece by piece, so that drops and a cancel get their turn."""
 
-    opened = Signal(str, object, bool)
-    """What was asked for, the Checkpoint, and whether its classes have Gaussians to start from."""
+    opened = Signal(str, object, object, bool)
+    """What was asked for, (device, precision), the Checkpoint, and whether its classes have Gaussians to start from."""
     refused = Signal(str, str)
     """What was asked for, and why it could not be opened."""
     checked = Signal(list, list)
@@ -51,7 +51,7 @@ class Files(QObject):
             log.exception("opening %s failed", reference)
             self.refused.emit(reference, f"{reference} could not be opened ({error}): the log file has the details.")
         else:
-            self.opened.emit(reference, checkpoint, starts.has_gaussians(checkpoint))
+            self.opened.emit(reference, (device, precision), checkpoint, starts.has_gaussians(checkpoint))
 
     @Slot(list, int)
     def check(self, paths: list[str], size: int) -> None:
@@ -77,6 +77,9 @@ class Files(QObject):
             self._export, self._out = export.export(session, out, choices), out
         except Refused as refused:
             self.exported.emit("", str(refused))
+        except Exception as error:
+            log.exception("export to %s failed", out)
+            self.exported.emit("", f"The export failed ({error}): the log file has the details.")
         else:
             self._advance()
 

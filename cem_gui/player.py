@@ -44,9 +44,9 @@ class Player(QObject):
         self._clock.timeout.connect(self._tick)
 
     @property
-    def untouched(self) -> bool:
-        """Nothing has been sampled yet: the run stands at its start, or there is none."""
-        return self.gait != "running" and (self.session is None or len(self.session) <= 1)
+    def waits(self) -> bool:
+        """The newest run stands at its start, or is on its way there: nothing has been sampled that could be lost."""
+        return self.gait == "paused" and not (self._newest_in_sight and self.session and len(self.session) > 1)
 
     @property
     def live(self) -> bool:
@@ -67,6 +67,8 @@ class Player(QObject):
         """One line on the run in sight, which is meant to take so many steps."""
         if self.session is None:
             return "Opening the model …"
+        if not self._newest_in_sight and self.gait != "ended":
+            return "Beginning …"
         done = len(self.session) - 1
         rate = f" · {self.rate:.1f} steps/s" if done and self.rate else ""
         if self.gait == "running":
@@ -91,8 +93,7 @@ class Player(QObject):
     def begin(self, spec: RunSpec, gait: Literal["running", "paused"]) -> None:
         """End the run in progress and play another; paused, it waits at its start."""
         self.stop()
-        if self.session is not None and len(self.session) > 1:
-            self.previous = self.session
+        self._begun = None
         self._run_id = spec.id
         self._controls = Controls(spec.sampler, gait)
         self._run_wanted.emit(spec, self._controls)
@@ -118,15 +119,19 @@ class Player(QObject):
         if self._controls is not None:
             self._controls.stop()
 
+    def abandon(self) -> None:
+        """End the newest run and hear no more of it."""
+        self.stop()
+        self._run_id, self._begun = "", None
+        self._set_gait("ended")
+
     def back(self) -> None:
         """Look at the run before this one again; a second time, at this one."""
         if self.previous is not None:
-            self.stop()
-            self._run_id = ""
+            self.abandon()
             current = self.session
             self.session, self.previous = self.previous, current if current and len(current) > 1 else None
             self._recorded = len(self.session)
-            self._set_gait("ended")
             self.began.emit()
 
     def _set_gait(self, gait: Gait) -> None:
@@ -139,6 +144,8 @@ class Player(QObject):
         if news.session is not None and news.session.start.spec.id == self._run_id:
             self._begun = news.session
         if self._begun is not None and len(self._begun):
+            if self.session is not None and len(self.session) > 1:
+                self.previous = self.session
             self.session, self._begun = self._begun, None
             self._recorded = 1
             self.began.emit()

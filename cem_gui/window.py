@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from PySide6.QtCore import QMimeData, QPoint, QSettings, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, Qt, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
@@ -38,6 +38,7 @@ from cem_core.messages import (
     Start,
     Step,
 )
+from cem_core.session import Session
 from cem_gui import actions, intake, theme
 from cem_gui.docks import Docks
 from cem_gui.exporter import Exporter
@@ -77,6 +78,8 @@ class MainWindow(QMainWindow):
         self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
         self._targets: dict[int, int] = {}
         """Chains whose target was chosen one by one."""
+        self._targets_before = 0
+        """How many chains a single image had for the targets before."""
         self._step = 0
         """The cursor that all views share."""
         self._follows = True
@@ -145,6 +148,7 @@ class MainWindow(QMainWindow):
         self.model.placed.connect(self._placed)
         self.sampler.changed.connect(self._sampler_changed)
         self.sampler.chains_changed.connect(self._chains_changed)
+        self.sampler.targets_changed.connect(self._targets_changed)
         self.sampler.problem.connect(self._problem)
         self.evolution.selected.connect(self._chain_selected)
         self.evolution.menu_wanted.connect(self._show_menu)
@@ -185,7 +189,7 @@ class MainWindow(QMainWindow):
         for scheme in self.acts.schemes.actions():
             scheme.setChecked(scheme.data() == mode)
         self.resize(1440, 900)
-        if geometry := self.settings.value("geometry"):
+        if isinstance(geometry := self.settings.value("geometry"), QByteArray):
             self.restoreGeometry(geometry)
         self.docks.restore(self.settings.value("layout"))
 
@@ -201,6 +205,7 @@ class MainWindow(QMainWindow):
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.setValue("geometry", self.saveGeometry())
         self.settings.setValue("layout", self.saveState())
+        self.hide()  # what is still to be waited for need not be watched
         self.finish()
         super().closeEvent(event)
 
@@ -218,23 +223,26 @@ class MainWindow(QMainWindow):
         self.model.show_opening(reference)
         self._open_wanted.emit(reference, *self.model.place)
 
-    @Slot(str, object, bool)
-    def _opened(self, reference: str, checkpoint: Checkpoint, gaussians: bool) -> None:
-        self._reference, self._checkpoint = reference, checkpoint
-        self._place = self.model.place
-        self.settings.setValue("device", self._place[0])
-        self.settings.setValue("precision", self._place[1])
+    @Slot(str, object, object, bool)
+    def _opened(self, reference: str, place: tuple[Device, Precision], checkpoint: Checkpoint, gaussians: bool) -> None:
+        self._reference, self._place, self._checkpoint = reference, place, checkpoint
+        self.settings.setValue("device", place[0])
+        self.settings.setValue("precision", place[1])
         self._targets.clear()
         self.model.show_checkpoint(reference, checkpoint)
         self.sampler.show_checkpoint(checkpoint, gaussians)
+        self._targets_before = self._one_per_target()
         self._preview()
 
     @Slot(str, str)
     def _model_refused(self, reference: str, sentence: str) -> None:
         self.model.show_refused(self._reference)
-        self.model.set_place(*self._place)
         self._problem(sentence)
-        if self._checkpoint is None:
+        asked, open_now = self.model.place, self._place
+        self.model.set_place(*open_now)
+        if self._checkpoint is None and asked != open_now:
+            self.open_model(reference)  # a device of another day: start on one that is there
+        elif self._checkpoint is None:
             self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
 
     @Slot()
@@ -268,10 +276,12 @@ class MainWindow(QMainWindow):
         """Start from these images; one image goes to every target that is chosen, several go to one each."""
         self._paths = paths
         self._targets.clear()
-        chains = len(paths) if len(paths) > 1 else max(1, min(_CHAINS, len(self.sampler.targets)))
         self.sampler.set_start("image")
-        self.sampler.set_count(chains)
+        self.sampler.set_count(len(paths) if len(paths) > 1 else self._one_per_target())
         self._preview()
+
+    def _one_per_target(self) -> int:
+        return max(1, min(_CHAINS, len(self.sampler.targets)))
 
     @Slot()
     def _use_samples(self) -> None:
@@ -346,7 +356,7 @@ class MainWindow(QMainWindow):
     @Slot()
     def stop(self) -> None:
         """Esc: end the run; with none, leave the large view or dismiss the notice."""
-        if self.player.live and not self.player.untouched:
+        if self.player.gait != "ended" and not self.player.waits:
             self.player.stop()
         elif self.evolution.is_large:
             self.evolution.show_grid()
@@ -372,6 +382,7 @@ class MainWindow(QMainWindow):
                 *self._place,
             )
         except Refused as refused:
+            self.player.abandon()  # what stands ready is not what is asked for any more
             self._problem(str(refused))
         else:
             self.player.begin(spec, gait)
@@ -383,8 +394,7 @@ class MainWindow(QMainWindow):
         seen: list[int | None] = []
         if kind == "image":
             starts = [ImageStart(path) for path in self._paths]
-            names = [bundle.sample_class(path) for path in self._paths]
-            seen = [classes.index(name) if name in classes else None for name in names]
+            seen = [bundle.class_shown(path, classes) for path in self._paths]
         else:
             starts = [GaussianStart() if kind == "gaussian" else NoiseStart()]
         chains = lay_out(
@@ -401,15 +411,24 @@ class MainWindow(QMainWindow):
 
     @Slot(object)
     def _sampler_changed(self, sampler: Sampler) -> None:
-        if self.player.untouched:
+        if self.player.waits:
             self._settling.start()
-        elif self.player.live:
+        elif self.player.gait != "ended":
             self.player.change(sampler)
             self.timeline.set_length(sampler.steps)
 
+    @Slot(list)
+    def _targets_changed(self) -> None:
+        """A single image goes to every target that is chosen, as long as nobody asked for another number."""
+        alone = len(self._paths) == 1 and self.sampler.start_kind == "image"
+        if alone and self.sampler.count.value() == self._targets_before:
+            self.sampler.set_count(self._one_per_target())
+        self._targets_before = self._one_per_target()
+        self._chains_changed()
+
     @Slot()
     def _chains_changed(self) -> None:
-        if self.player.untouched or not self.player.live:
+        if self.player.waits or self.player.gait == "ended":
             self._settling.start()
         else:
             self._say("Start, targets, number and seed take hold with the next run: Esc ends this one.")
@@ -423,7 +442,7 @@ class MainWindow(QMainWindow):
         self._ticks, self._follows = 0, True
         self.evolution.show_start(session.start, session[0])
         self.timeline.start(self._length())
-        self.go_to(0 if self.player.live else len(session) - 1)
+        self.go_to(len(session) - 1)
         self._show_curves()
         self._show_gait()
 
@@ -456,7 +475,7 @@ class MainWindow(QMainWindow):
         session = self.player.session
         if session is not None:
             length = max(self._length(), len(session) - 1)
-            self.curves.show_numbers(session.start, session.numbers, self.evolution.chosen, length)
+            self.curves.show_numbers(session.start, session.numbers, self.evolution.chosen, length, session.norm)
             self.curves.set_cursor(self._step)
             self.timeline.show_thumbs(self._thumbnail)
 
@@ -465,9 +484,12 @@ class MainWindow(QMainWindow):
         session = self.player.session
         return self.sampler.sampler.steps if self.player.live or session is None else max(1, len(session) - 1)
 
-    def _thumbnail(self, step: int) -> Bytes:
+    def _thumbnail(self, step: int) -> Bytes | None:
         assert self.player.session is not None
-        return self.evolution.thumbnail(self.player.session[step], self.evolution.chosen)
+        try:
+            return self.evolution.thumbnail(self.player.session[step], self.evolution.chosen)
+        except OSError:  # go_to says so, where somebody asks for this step
+            return None
 
     @property
     def step(self) -> int:
@@ -546,10 +568,10 @@ class MainWindow(QMainWindow):
     @Slot(int, QPoint)
     def _show_menu(self, chain: int, where: QPoint) -> None:
         menu = QMenu(self)
-        if chain >= 0 and self._checkpoint is not None and self.player.session is not None:
+        if chain >= 0 and self.player.session is not None and self._is_of_open_model(self.player.session):
             menu.addAction(self.acts.large)
             targets = menu.addMenu("Target of this chain")
-            for index, name in enumerate(self._checkpoint.classes[:200]):
+            for index, name in enumerate(self.player.session.start.checkpoint.classes):
                 choice = targets.addAction(name)
                 choice.setCheckable(True)
                 choice.setChecked(self.player.session.start.labels[chain] == index)
@@ -562,6 +584,9 @@ class MainWindow(QMainWindow):
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         menu.popup(where)
 
+    def _is_of_open_model(self, session: Session) -> bool:
+        return self._checkpoint is not None and session.start.checkpoint.sha256 == self._checkpoint.sha256
+
     @Slot(QAction)
     def _target_chosen(self, choice: QAction) -> None:
         chain, label = choice.data()
@@ -570,7 +595,8 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _copy_image(self) -> None:
-        QApplication.clipboard().setImage(to_image(self._thumbnail(self._step)))
+        if (picture := self._thumbnail(self._step)) is not None:
+            QApplication.clipboard().setImage(to_image(picture))
 
     @Slot()
     def _ask_export(self) -> None:

@@ -7,6 +7,7 @@ empties the mailbox on a timer, so a fast run never floods it with signals.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from typing import Literal, NamedTuple
@@ -15,6 +16,8 @@ from PySide6.QtCore import QObject, QThread, Slot
 
 from cem_core.messages import RunEnd, RunSpec, RunStart, Sampler, Step
 from cem_core.session import Session
+
+log = logging.getLogger(__name__)
 
 Gait = Literal["paused", "running"]
 
@@ -114,33 +117,35 @@ class Worker(QObject):
         from cem_core import runner
 
         if controls.stopped:
+            self._end(None, RunEnd(spec.id, "stopped"))
             return
         self.busy_seconds = 0.0
         session: Session | None = None
-        since = time.perf_counter()
+        since: float | None = None
 
         def following() -> Sampler | None:
             nonlocal since
-            self.busy_seconds += time.perf_counter() - since
+            if since is not None:  # the first step 0 waits for the model and the images
+                self.busy_seconds += time.perf_counter() - since
             sampler = controls.following()
             since = time.perf_counter()
             return sampler
 
-        with contextlib.closing(runner.play(spec, following)) as messages:  # type: ignore[type-var]
-            for message in messages:
-                if isinstance(message, RunStart):
-                    session = Session(message)
-                    self.mailbox.began(session)
-                elif isinstance(message, Step):
-                    assert session is not None
-                    try:
+        try:
+            with contextlib.closing(runner.play(spec, following)) as messages:  # type: ignore[type-var]
+                for message in messages:
+                    if isinstance(message, RunStart):
+                        session = Session(message)
+                        self.mailbox.began(session)
+                    elif isinstance(message, Step):
+                        assert session is not None
                         session.append(message)
-                    except OSError as error:
-                        self._end(session, RunEnd(spec.id, "failed", _full(error)))
-                        return
-                    self.mailbox.moved(message)
-                else:
-                    self._end(session, message)
+                        self.mailbox.moved(message)
+                    else:
+                        self._end(session, message)
+        except Exception as error:  # whatever happens to the record, the window hears that the run is over
+            log.exception("recording run %s failed", spec.id)
+            self._end(session, RunEnd(spec.id, "failed", _lost(error)))
 
     def _end(self, session: Session | None, end: RunEnd) -> None:
         if session is not None:
@@ -148,8 +153,15 @@ class Worker(QObject):
         self.mailbox.ended(end)
 
 
-def _full(error: OSError) -> str:
-    return f"Older steps could not be kept on disk ({error.strerror or error}): the steps before are safe. Make room."
+def _lost(error: Exception) -> str:
+    """Why the steps of a run could not be kept any longer."""
+    if isinstance(error, OSError):
+        return (
+            f"Older steps could not be kept on disk ({error.strerror or error}): the steps before are safe. Make room."
+        )
+    if isinstance(error, MemoryError):
+        return "There is no memory left for more steps: the steps before are safe. Use fewer chains."
+    return f"The run could not be recorded any longer ({error}): the log file has the details."
 
 
 class WorkerThread(QThread):

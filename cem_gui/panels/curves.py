@@ -8,7 +8,7 @@ import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
-from cem_core.messages import Floats, RunStart
+from cem_core.messages import Floats, Norm, RunStart
 from cem_core.session import Numbers
 from cem_gui.widgets.plot import Plot
 
@@ -37,7 +37,7 @@ class CurvesPanel(QWidget):
             plot.stepped.connect(self.stepped)
         for choice in (self.which_probability, self.which_distance):
             choice.activated.connect(self._draw)
-        self._shown: tuple[RunStart, Numbers, int, int] | None = None
+        self._shown: tuple[RunStart, Numbers, int, int, Norm | None] | None = None
 
     @property
     def _plots(self) -> tuple[Plot, Plot, Plot]:
@@ -47,9 +47,12 @@ class CurvesPanel(QWidget):
         for plot in self._plots:
             plot.restyle()
 
-    def show_numbers(self, start: RunStart, numbers: Numbers, chain: int, length: int) -> None:
-        """Draw a chain boldly and the others faintly, over an axis of so many steps."""
-        self._shown = (start, numbers, chain, length)
+    def show_numbers(self, start: RunStart, numbers: Numbers, chain: int, length: int, norm: Norm | None) -> None:
+        """Draw a chain boldly and the others faintly, over an axis of so many steps.
+
+        norm: of the distances; None if it changed during the run.
+        """
+        self._shown = (start, numbers, chain, length, norm)
         self._draw()
 
     def set_cursor(self, step: int) -> None:
@@ -59,7 +62,7 @@ class CurvesPanel(QWidget):
     def _draw(self) -> None:
         if self._shown is None:
             return
-        start, numbers, chain, length = self._shown
+        start, numbers, chain, length, norm = self._shown
         name = _short(start.checkpoint.classes[start.labels[chain]])
         self.energy.show_series(
             {"E(x)": ("blue", numbers.energy[:, chain]), f"E(x,{name})": ("orange", numbers.joint[:, chain])},
@@ -69,8 +72,8 @@ class CurvesPanel(QWidget):
         span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
         self.probability.show_series(*self._probabilities(start, numbers, chain), length, span)
         if self.which_distance.currentIndex() == 0:
-            norm = "‖x−x₀‖∞" if start.spec.sampler.norm == "linf" else "‖x−x₀‖₂"
-            self.distance.show_series({norm: ("red", numbers.distance[:, chain])}, numbers.distance, length)
+            measure = {"l2": "‖x−x₀‖₂", "linf": "‖x−x₀‖∞"}[norm] if norm else "‖x−x₀‖, norm changed"
+            self.distance.show_series({measure: ("red", numbers.distance[:, chain])}, numbers.distance, length)
         else:
             series = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
             self.distance.show_series(series, numbers.gradient_norm, length)

@@ -28,6 +28,8 @@ from cem_gui.widgets.large_image import LargeImage
 View = Literal["image", "original", "difference"]
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 _TOP: Final = 10
+_STRAY: Final = 1.0
+"""Fall of E(x) from which on a chain that gains nothing on its target is said to climb another class."""
 
 
 class EvolutionPanel(QWidget):
@@ -39,6 +41,7 @@ class EvolutionPanel(QWidget):
         super().__init__(parent)
         self._start: RunStart | None = None
         self._first: Floats | None = None
+        self._origin: Step | None = None
         self._step: Step | None = None
         self.view: View = "image"
         self.views = QActionGroup(self)
@@ -136,7 +139,7 @@ class EvolutionPanel(QWidget):
 
     def show_start(self, start: RunStart, first: Step) -> None:
         """A run: its chains, as they begin."""
-        self._start, self._first = start, first.pixels
+        self._start, self._first, self._origin = start, first.pixels, first
         self.grid.set_starts(self._shown(first.pixels))
         self.show_step(first)
         if self.stack.currentWidget() is self.empty:
@@ -201,11 +204,27 @@ class EvolutionPanel(QWidget):
     def _captions(self, step: Step, start: RunStart) -> list[Caption]:
         classes = start.checkpoint.classes
         arrow = "←" if step.sampler.a < 0 else "→"
+        seen = step.logits.argmax(1)
         captions = []
-        for label, p, name, note in zip(start.labels, np.exp(step.log_p), start.names, start.notes, strict=True):
-            tip = f"{name} {arrow} {classes[label]}" + (f"\n{note}" if note else "")
-            captions.append(Caption(f"{arrow} {classes[label]}", f"{p:.2f}", float(p), tip))
+        for i, (label, p) in enumerate(zip(start.labels, np.exp(step.log_p), strict=True)):
+            tip = "\n".join(filter(None, (f"{start.names[i]} {arrow} {classes[label]}", start.notes[i])))
+            title, strays = f"{arrow} {classes[label]}", step.sampler.a > 0 and self._strays(step, i, label)
+            if strays:
+                title += f" (sees {classes[seen[i]]})"
+                tip += (
+                    f"\nThe chain climbs {classes[seen[i]]} instead: E(x) falls while its target does not gain."
+                    "\nA smaller weight b holds against it; TA has b = -1."
+                )
+            captions.append(Caption(title, f"{p:.2f}", float(p), tip, bool(strays)))
         return captions
+
+    def _strays(self, step: Step, chain: int, label: int) -> bool:
+        """Whether a chain went down in E(x) by more than in E(x,y), and stands in another class."""
+        first = self._origin
+        if first is None or step.logits[chain].argmax() == label:
+            return False
+        fallen = first.energy[chain] - step.energy[chain]
+        return bool(fallen > _STRAY and fallen > first.joint[chain] - step.joint[chain])
 
     def _paint_large(self, step: Step, first: Floats, start: RunStart) -> None:
         chain = slice(self.chosen, self.chosen + 1)

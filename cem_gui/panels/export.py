@@ -107,12 +107,22 @@ class ExportDialog(QDialog):
 
     @property
     def folder(self) -> Path:
-        return Path(self.folder_field.text().strip()).expanduser()
+        folder = self._folder()
+        assert folder is not None, "the dialog cannot be accepted without one"
+        return folder
+
+    def _folder(self) -> Path | None:
+        try:
+            return Path(self.folder_field.text().strip()).expanduser()
+        except RuntimeError:  # ~somebody who is not there
+            return None
 
     def _browse(self) -> None:
-        parent = QFileDialog.getExistingDirectory(self, "Export into a new folder in", str(self.folder.parent))
+        parent = QFileDialog.getExistingDirectory(
+            self, "Export into a new folder in", str((self._folder() or Path.home()).parent)
+        )
         if parent:
-            self.folder_field.setText(str(Path(parent) / self.folder.name))
+            self.folder_field.setText(str(Path(parent) / (self._folder() or Path("export")).name))
 
     def _follow(self) -> None:
         problem = ""
@@ -120,6 +130,8 @@ class ExportDialog(QDialog):
             problem = "The first step must not come after the last."
         elif not self.folder_field.text().strip():
             problem = "Choose a folder."
+        elif self._folder() is None:
+            problem = "There is no such home folder: write the path in full."
         self.problem.setText(problem or "run.json with all settings is always written.")
         self.accept_button.setEnabled(not problem)
 

@@ -32,25 +32,26 @@ class SamplerPanel(Card):
     changed = Signal(object)
     """A Sampler: its numbers changed, also during a run."""
     chains_changed = Signal()
-    """Start, targets, number of chains or seed changed."""
+    """Start, number of chains or seed changed."""
+    targets_changed = Signal(list)
     problem = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("Sampler", parent)
         self.preset = QComboBox()
         self.preset.setAccessibleName("Sampler")
-        for name, about in ABOUT.items():
+        for name in SAMPLERS:
             self.preset.addItem(name, name)
-            self.preset.setItemData(self.preset.count() - 1, about, Qt.ItemDataRole.ToolTipRole)
+            self.preset.setItemData(self.preset.count() - 1, ABOUT.get(name, ""), Qt.ItemDataRole.ToolTipRole)
         self.about = QLabel()
         self.about.setObjectName("muted")
         self.about.setWordWrap(True)
 
         self.a = Number("Class weight a", -2, 2, least=-10, most=10, decimals=2)
         self.b = Number("Marginal weight b", -2, 2, least=-10, most=10, decimals=2)
-        self.step_size = Number("Step size", 1e-3, 10, least=1e-5, most=1000, decimals=4, logarithmic=True)
+        self.step_size = Number("Step size", 1e-3, 10, least=1e-4, most=1000, decimals=4, logarithmic=True)
         self.noise = Number("Noise", 1e-4, 1, least=0, most=10, decimals=4, logarithmic=True)
-        self.radius = Number("Radius of the ball", 1e-3, 100, least=1e-5, most=10_000, decimals=4, logarithmic=True)
+        self.radius = Number("Radius of the ball", 1e-3, 100, least=1e-4, most=10_000, decimals=4, logarithmic=True)
         self.steps = Number("Steps", 1, 10_000, least=1, most=MAX_STEPS, decimals=0, logarithmic=True)
         self.ball = QCheckBox("Ball radius")
         self.norm = QComboBox()
@@ -121,7 +122,8 @@ class SamplerPanel(Card):
         self.start.activated.connect(self._start_chosen)
         for spin in (self.count, self.seed):
             spin.valueChanged.connect(self.chains_changed)
-        self.chips.changed.connect(self.chains_changed)
+            spin.lineEdit().returnPressed.connect(spin.clearFocus)
+        self.chips.changed.connect(self.targets_changed)
         self.show_sampler(self._sampler)
 
     @property

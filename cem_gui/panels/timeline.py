@@ -70,15 +70,12 @@ class TimelinePanel(QWidget):
         self.strip.update()
         self._write()
 
-    def show_thumbs(self, picture: Callable[[int], Bytes], *, anew: bool = False) -> None:
+    def show_thumbs(self, picture: Callable[[int], Bytes | None], *, anew: bool = False) -> None:
         """Fill the strip with the pictures of some recorded steps; anew if they changed."""
         wanted = self.strip.thumb_steps()
         if anew or any(not self.strip.has_thumb(step) for step in wanted):
-            self.strip.set_thumbs({step: to_image(picture(step)) for step in wanted})
-
-    def go(self, step: int) -> None:
-        """Move the cursor as a person would."""
-        self.strip.setValue(step)
+            pictures = {step: picture(step) for step in wanted}
+            self.strip.set_thumbs({step: to_image(made) for step, made in pictures.items() if made is not None})
 
     def _moved(self, step: int) -> None:
         self._write()

@@ -52,6 +52,8 @@ class Caption:
     share: float
     """Length of the bar, 0 to 1."""
     tip: str = ""
+    strays: bool = False
+    """The bar is in the colour of a warning; the title says why."""
 
 
 class _Canvas(QWidget):
@@ -153,11 +155,18 @@ class ImageGrid(QScrollArea):
         """(B, H, W, 3), for the B of `set_starts`."""
         self._images = [to_image(image) for image in pixels]
         self.captions = captions
+        self._describe()
         self._canvas.update()
+
+    def _describe(self) -> None:
+        """Tell a screen reader what the chosen card shows."""
+        caption = self.captions[self.chosen]
+        self._canvas.setAccessibleDescription(f"Chain {self.chosen + 1}: {caption.title}, p {caption.value}")
 
     def choose(self, index: int) -> None:
         if self.count and index != self.chosen:
             self.chosen = index
+            self._describe()
             self._canvas.update()
             card = self.card(index)
             self.ensureVisible(card.center().x(), card.center().y(), card.width() // 2, card.height() // 2)
@@ -216,7 +225,7 @@ class ImageGrid(QScrollArea):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(colours.border))
         painter.drawRoundedRect(bar, 2, 2)
-        painter.setBrush(QColor(colours.accent))
+        painter.setBrush(QColor(colours.orange if caption.strays else colours.accent))
         bar.setWidth(bar.width() * min(max(caption.share, 0.0), 1.0))
         painter.drawRoundedRect(bar, 2, 2)
 

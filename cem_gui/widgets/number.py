@@ -41,10 +41,11 @@ class Number(QWidget):
         self.slider.setAccessibleName(f"{name}, slider")
         self.slider.setMinimumWidth(60)
         self.field = QDoubleSpinBox()
-        self.field.setRange(least, most)
         self.field.setDecimals(decimals)
+        self.field.setRange(least, most)
         self.field.setAccessibleName(name)
-        self.field.setFixedWidth(66)
+        widest = f"{max(abs(low), high):.{decimals}f}"
+        self.field.setFixedWidth(max(66, self.fontMetrics().horizontalAdvance(widest) + 22))
         self.field.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.field.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.field.setKeyboardTracking(False)
@@ -78,8 +79,9 @@ class Number(QWidget):
     def _slid(self, tick: int) -> None:
         share = tick / _TICKS
         if self._logarithmic:
-            # Zero has no logarithm: the left end of the slider stands for the least value of the field.
-            value = self._low * (self._high / self._low) ** share if tick else self.field.minimum()
+            # Zero has no logarithm: where it is allowed, the left end of the slider stands for it.
+            zero = tick == 0 and self.field.minimum() == 0
+            value = 0.0 if zero else self._low * (self._high / self._low) ** share
         else:
             value = self._low + share * (self._high - self._low)
         with QSignalBlocker(self.field):

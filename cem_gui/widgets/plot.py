@@ -45,6 +45,7 @@ class Plot(Card):
         super().__init__(title, parent)
         self.legend = QLabel()
         self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self.legend.setWordWrap(True)
         self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.view = _View()
         self.view.setAccessibleName(f"{title}, over steps")
@@ -147,7 +148,7 @@ class Plot(Card):
             if len(values)
         ]
         at = f' <span style="color:{theme.now().muted}">at step {step}</span>' if self._hover is not None else ""
-        self.legend.setText("&nbsp;&nbsp; ".join(parts) + at)
+        self.legend.setText(" &nbsp; ".join(parts) + at)
 
     def _clamped(self, x: float) -> int:
         steps = max((len(values) for _, values in self._series.values()), default=1)

@@ -86,6 +86,13 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
     )
 
 
+def test_a_bundled_model_has_its_name_behind_a_link_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "linked").symlink_to(bundle.ASSETS, target_is_directory=True)
+    monkeypatch.setattr(bundle, "ASSETS", tmp_path / "linked")
+    checkpoints._load.cache_clear()
+    assert checkpoints.load(bundle.DEFAULT_MODEL, "cpu")[1].name == bundle.DEFAULT_MODEL
+
+
 @pytest.mark.parametrize("name", ["cifar10-robust-l2", "cifar10-standard"])
 def test_bundled_logits_and_gradients_are_those_of_the_network_as_described(name: str) -> None:
     model, report = checkpoints.load(name, "cpu")

@@ -118,6 +118,15 @@ def test_changes_are_the_first_steps_made_with_another_row() -> None:
     assert [s.sampler for s in session] == [SAMPLER, SAMPLER, other, other, SAMPLER, third]
 
 
+def test_distances_have_a_norm_unless_it_changed() -> None:
+    session = Session(start())
+    assert session.norm == "l2"
+    for index, norm in enumerate(["l2", "l2", "linf"]):
+        assert session.norm == "l2"
+        session.append(step(index, sampler=msgspec.structs.replace(SAMPLER, norm=norm)))
+    assert session.norm is None
+
+
 def test_an_equal_row_is_no_change() -> None:
     session = Session(start())
     for index in range(4):

@@ -33,7 +33,7 @@ def panel(qtbot, run: Session) -> Iterator[CurvesPanel]:
     panel.resize(380, 900)
     with qtbot.waitExposed(panel):
         panel.show()
-    panel.show_numbers(run.start, run.numbers, 1, STEPS)
+    panel.show_numbers(run.start, run.numbers, 1, STEPS, "l2")
     panel.set_cursor(STEPS)
     QApplication.processEvents()
     yield panel
@@ -82,7 +82,7 @@ def test_the_chosen_chain_is_drawn_with_its_target(panel: CurvesPanel, run: Sess
 
 
 def test_another_chain_takes_its_place(panel: CurvesPanel, run: Session) -> None:
-    panel.show_numbers(run.start, run.numbers, 2, STEPS)
+    panel.show_numbers(run.start, run.numbers, 2, STEPS, "l2")
     target = run.start.checkpoint.classes[run.start.labels[2]]
     assert set(drawn(panel.energy)) == {"E(x)", f"E(x,{target})"}
     assert np.array_equal(drawn(panel.energy)["E(x)"], run.numbers.energy[:, 2])
@@ -119,7 +119,7 @@ def test_a_curve_has_the_colour_that_its_legend_says(panel: CurvesPanel, run: Se
     choose(panel, "probability", 1)
     for steps in range(2, STEPS + 1):
         part = scenario(steps=steps, chains=3)
-        panel.show_numbers(part.start, part.numbers, 1, STEPS)
+        panel.show_numbers(part.start, part.numbers, 1, STEPS, "l2")
         for name, (colour, _) in panel.probability._series.items():
             pen = panel.probability._curves[name].opts["pen"]
             assert pen.color() == QColor(getattr(theme.now(), colour))
@@ -133,7 +133,7 @@ def test_the_choice_of_the_distance(panel: CurvesPanel, run: Session) -> None:
 
 
 def test_the_axis_covers_the_steps_to_come(panel: CurvesPanel, run: Session) -> None:
-    panel.show_numbers(run.start, run.numbers, 0, 500)
+    panel.show_numbers(run.start, run.numbers, 0, 500, "l2")
     (left, right), _ = panel.energy.view.viewRange()
     assert left <= 0
     assert right >= 500
@@ -141,7 +141,7 @@ def test_the_axis_covers_the_steps_to_come(panel: CurvesPanel, run: Session) -> 
 
 def test_a_single_step_can_be_shown(panel: CurvesPanel) -> None:
     short = scenario(steps=1, chains=1)
-    panel.show_numbers(short.start, short.numbers, 0, 60)
+    panel.show_numbers(short.start, short.numbers, 0, 60, "l2")
     panel.set_cursor(0)
     assert legend(panel.energy).count("E(x") == 2
     panel.grab()
@@ -149,7 +149,7 @@ def test_a_single_step_can_be_shown(panel: CurvesPanel) -> None:
 
 def test_names_of_classes_are_text(panel: CurvesPanel) -> None:
     odd = scenario(steps=2, chains=1, classes=("<b>bold</b>", "a & b"))
-    panel.show_numbers(odd.start, odd.numbers, 0, 1)
+    panel.show_numbers(odd.start, odd.numbers, 0, 1, "l2")
     assert "a & b" in legend(panel.energy)
 
 
@@ -222,5 +222,5 @@ def test_numbers_have_as_many_digits_as_can_be_read(qtbot, value: float, text: s
 def test_long_legends_do_not_widen_the_panel(panel: CurvesPanel) -> None:
     width = panel.minimumSizeHint().width()
     long = scenario(steps=2, chains=1, classes=("Donaudampfschifffahrtselektrizitätenhauptbetriebswerk" * 3,))
-    panel.show_numbers(long.start, long.numbers, 0, 1)
+    panel.show_numbers(long.start, long.numbers, 0, 1, "l2")
     assert panel.minimumSizeHint().width() == width

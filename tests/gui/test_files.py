@@ -41,9 +41,9 @@ class Boss(QObject):
         files.exporting.connect(self.hear_progress)
         files.exported.connect(self.hear_exported)
 
-    @Slot(str, object, bool)
-    def hear_opened(self, asked: str, checkpoint: Checkpoint, gaussians: bool) -> None:
-        self.said.append(("opened", (asked, checkpoint, gaussians)))
+    @Slot(str, object, object, bool)
+    def hear_opened(self, asked: str, place: tuple[str, str], checkpoint: Checkpoint, gaussians: bool) -> None:
+        self.said.append(("opened", (asked, place, checkpoint, gaussians)))
 
     @Slot(str, str)
     def hear_refused(self, asked: str, sentence: str) -> None:
@@ -84,7 +84,8 @@ def session() -> Session:
 def test_a_bundled_model_opens(boss: Boss, wait: Wait) -> None:
     boss.open_wanted.emit(bundle.DEFAULT_MODEL, "cpu", "float32")
     wait(lambda: boss.said)
-    [(asked, checkpoint, gaussians)] = boss.heard("opened")
+    [(asked, place, checkpoint, gaussians)] = boss.heard("opened")
+    assert place == ("cpu", "float32")
     assert asked == checkpoint.name == bundle.DEFAULT_MODEL
     assert gaussians
 

@@ -46,12 +46,12 @@ def witness(player: Player) -> Witness:
 
 
 def test_a_run_that_is_begun_paused_waits_at_its_start(player: Player, witness: Witness, wait: Wait) -> None:
-    assert player.untouched
+    assert player.waits
     player.begin(spec(), "paused")
     wait(lambda: player.session is not None)
     assert witness.said == ["paused", ("began", "a run")]
     assert player.live
-    assert player.untouched
+    assert player.waits
     assert player.describe(5) == "Ready · Space runs"
     assert [step.index for step in player.session] == [0]
 
@@ -65,7 +65,7 @@ def test_it_runs_to_the_end_and_says_the_last_step(player: Player, witness: Witn
     assert witness.grown == sorted(set(witness.grown))
     assert witness.grown[-1] == 12
     assert not player.live
-    assert not player.untouched
+    assert not player.waits
     assert player.rate > 0
     assert player.describe(12).startswith("Done after 12 steps · ")
 
