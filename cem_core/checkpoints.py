@@ -26,6 +26,7 @@ from cem_core.models import FAMILIES, Model, Network, Plan
 
 _LARGEST: Final = 1024
 """Largest side of an input that is believed, in pixels."""
+_MOST_CLASSES: Final = 100_000
 _LEGACY: Final = bytes.fromhex("80028a0a6cfc9c46f920")
 _WRAPPERS: Final = ("state_dict_ema", "model_ema", "model_state_dict", "model", "state_dict", "net")
 _DEEPEST: Final = 4
@@ -90,14 +91,13 @@ def _load(
 ) -> tuple[Model, Checkpoint]:
     contents = unwrap(path.name, _READERS[sniff(path)](path))
     plan = recognise(path.name, contents)
-    report = _report(path, contents, plan)
     mean, std, _ = _normalisation(contents, plan)
     try:
         network = _built(path.name, contents.tensors, plan)
         model = Model(network, mean, std).frozen(device, getattr(torch, precision))
     except (RuntimeError, MemoryError) as error:
         raise Refused(f"{path.name} looks like a {plan.title}, but cannot be used: {_first_line(error)}") from error
-    return model, report
+    return model, _report(path, contents, plan)
 
 
 def _built(name: str, tensors: Mapping[str, Tensor], plan: Plan) -> Network:
@@ -129,7 +129,7 @@ def sniff(path: Path) -> str:
     if not head:
         raise Refused(f"{name} is empty: the download or copy did not finish.")
     if head.startswith(b"PK\x03\x04"):
-        if not _holds_pickle(path):
+        if not _stores_weights(path):
             raise Refused(f"{name} is a zip archive, not a checkpoint: unpack it and open the checkpoint inside.")
         return "torch zip"
     if head.startswith(_LEGACY):
@@ -151,19 +151,25 @@ _STRANGERS: Final = (
     (b"<html", "a web page (the download did not give the file)"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x89hdf", "an HDF5 file"),
-    (b"\x80\x04\x95", "a bare pickle, which may run code when read"),
+    (b"\x80\x04\x95", "a bare pickle, which could run code when read"),
     (b"\x89png", "an image"),
     (b"\xff\xd8\xff", "an image"),
 )
 
 
-def _holds_pickle(path: Path) -> bool:
-    """Whether a zip is laid out as torch does it; a damaged one may be, and torch says so better."""
+def _stores_weights(path: Path) -> bool:
+    """Whether a zip is as torch writes it, nothing compressed: else a small file could fill all memory.
+
+    A damaged one counts as such: torch says better what is wrong with it.
+    """
     try:
         with zipfile.ZipFile(path) as file:
-            return any(name.endswith("/data.pkl") or name == "data.pkl" for name in file.namelist())
+            members = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError):
         return True
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    fits = sum(member.file_size for member in members) <= path.stat().st_size
+    return stored and fits and any(member.filename.split("/")[-1] == "data.pkl" for member in members)
 
 
 def _read_safetensors(path: Path) -> _Contents:
@@ -201,6 +207,9 @@ def unwrap(name: str, contents: _Contents) -> _Contents:
     for _ in range(_DEEPEST):
         tensors = next((tensors[k] for k in _WRAPPERS if isinstance(tensors.get(k), Mapping)), tensors)
     tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
+    for key, value in tensors.items():
+        if not _is_plain(value):
+            raise Refused(f"{name} holds {key[:80]!r}, which is no plain array of numbers: save dense real weights.")
     if not tensors:
         raise Refused(f"{name} holds no weights: open the file that has the model's state dict.")
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
@@ -208,12 +217,20 @@ def unwrap(name: str, contents: _Contents) -> _Contents:
     return _Contents(tensors, contents.metadata)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, real and as large as it says: a view may claim a billion rows and store one."""
+    odd = tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
+    if odd or tensor.device.type == "meta":
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+
+
 def recognise(name: str, contents: _Contents) -> Plan:
     """The family that knows these keys. Raises Refused if none does."""
     shapes = {key: tuple(value.shape) for key, value in contents.tensors.items()}
     for family in FAMILIES:
         if plan := family(shapes, contents.metadata):
-            if plan.channels not in (1, 3) or plan.classes < 1:
+            if plan.channels not in (1, 3) or not 1 <= plan.classes <= _MOST_CLASSES:
                 raise Refused(f"{name} takes {plan.channels} channels to {plan.classes} classes: no image classifier.")
             return plan
     first = ", ".join(list(shapes)[:3])
@@ -238,7 +255,7 @@ def _entry(contents: _Contents, key: str, kind: Any) -> Any:
 
 
 def _report(path: Path, contents: _Contents, plan: Plan) -> Checkpoint:
-    names = _entry(contents, "classes", list[str])
+    names = _entry(contents, "classes", list[Annotated[str, msgspec.Meta(max_length=200)]])
     named = bool(names) and len(names) == plan.classes
     mean, std, source = _normalisation(contents, plan)
     size = _entry(contents, "image_size", Annotated[int, msgspec.Meta(ge=8, le=_LARGEST)])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +26,23 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 class _Group(click.Group):
     """Turns bad input into one line and exit code 1."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that knows no ∇ shows a question mark
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
+        logging.lastResort = None  # what libraries say of bad input is said in our own sentence
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return super().invoke(ctx)
         except ValueError as error:
             from cem_core.messages import Refused
 
             if isinstance(error, Refused):
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(" ".join(str(error).split())) from error
             raise
 
 
@@ -85,7 +97,7 @@ def _exporting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option("--target", "targets", multiple=True, metavar="CLASS", help="Name or index; repeat for several.")
 @click.option("--start", type=click.Choice(["image", "gaussian", "noise"]), help="Default: image if one is given.")
 @click.option("--chains", "count", type=int, help="Default: one for each pair of start and target.")
@@ -230,7 +242,7 @@ def _row(options: dict[str, Any], default: str) -> Sampler:
     from cem_core.messages import Refused
     from cem_core.presets import SAMPLERS
 
-    asked = options["name"] or default
+    asked = default if options["name"] is None else options["name"]
     known = {name.lower(): row for name, row in SAMPLERS.items()}
     if asked.lower() not in known:
         raise Refused(f"There is no sampler called {asked}: choose {', '.join(SAMPLERS)}.")
@@ -257,7 +269,7 @@ def _class(checkpoint: Checkpoint, target: str) -> int:
 
     if target in checkpoint.classes:
         return checkpoint.classes.index(target)
-    if target.isascii() and target.isdigit() and int(target) < len(checkpoint.classes):
+    if target.isascii() and target.isdigit() and len(target) < 10 and int(target) < len(checkpoint.classes):
         return int(target)
     shown = ", ".join(checkpoint.classes[:12]) + (" …" if len(checkpoint.classes) > 12 else "")
     raise Refused(f"{checkpoint.name} has no class called {target}: it knows {shown}.")
@@ -266,7 +278,8 @@ def _class(checkpoint: Checkpoint, target: str) -> int:
 def _reference(options: dict[str, Any]) -> str:
     from cem_core import bundle
 
-    return options["checkpoint"] or bundle.DEFAULT_MODEL
+    asked: str | None = options["checkpoint"]
+    return bundle.DEFAULT_MODEL if asked is None else asked
 
 
 def _spec(options: dict[str, Any], sampler: Sampler, chains: Any) -> RunSpec:
@@ -313,14 +326,14 @@ def _run(spec: RunSpec, options: dict[str, Any]) -> None:
             advance(progress)
     if session.end and session.end.reason == "failed":
         raise Refused(session.end.detail)
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         click.echo(f"{out}: {len(spec.chains)} chains, {len(session) - 1} steps")
 
 
 @contextmanager
 def _progress(what: str, total: int | None) -> Iterator[Callable[[Any], None]]:
     """A bar with rate and time left on a terminal; nothing when piped. Advanced by a number or an export's progress."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console

@@ -65,5 +65,8 @@ def accuracy(
                     state = samplers.step(row, state, samplers.read(model, row, state).drift)
                 x = state.x
             with torch.no_grad():
-                correct += int((model(x).argmax(1) == y).sum())
+                logits = model(x)
+            if not logits.isfinite().all():
+                raise Refused("The model gives logits that are no numbers: its weights are broken.")
+            correct += int((logits.argmax(1) == y).sum())
             yield Point(strength, correct, last)

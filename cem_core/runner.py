@@ -121,6 +121,10 @@ def _broken(step: Step) -> str:
     """A sentence if a number of the step is not finite, which no later step could mend."""
     for what, values in (("E(x)", step.energy), ("E(x,y)", step.joint), ("The gradient", step.gradient_norm)):
         bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size and step.index == 0:
+            return (
+                f"{what} of chain {bad[0] + 1} is {values[bad[0]]} at its start: the weights of this model are broken."
+            )
         if bad.size:
             return (
                 f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before "

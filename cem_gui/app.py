@@ -41,7 +41,8 @@ def main() -> int:
             return 1
     folder = _writable(platformdirs.user_log_path("cem-explorer"))
     crash_file = _keep_log(folder)
-    app = QApplication(sys.argv)
+    # Qt aborts on a name that is no text; the paths are read from the arguments themselves.
+    app = QApplication([argument for argument in sys.argv if argument.isprintable()])
     app.setApplicationName("CEM Explorer")
     app.setDesktopFileName("cem-explorer")
     app.setAttribute(Qt.ApplicationAttribute.AA_DontShowIconsInMenus)
@@ -56,12 +57,17 @@ def main() -> int:
     app.processEvents()
     code = 0
     if window.isVisible():  # it may have been closed already
-        window.start([argument for argument in app.arguments()[1:] if not argument.startswith("-")])
+        window.start([_text(argument) for argument in sys.argv[1:] if not argument.startswith("-")])
         code = app.exec()
     qInstallMessageHandler(None)
     faulthandler.disable()
     crash_file.close()
     return code
+
+
+def _text(path: str) -> str:
+    """A path that can be sent between threads: bytes that are no text become a replacement character."""
+    return path.encode(errors="replace").decode()
 
 
 def _writable(folder: Path) -> Path:

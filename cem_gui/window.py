@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
@@ -188,7 +188,7 @@ class MainWindow(QMainWindow):
         mode = self.settings.value("scheme", "system")
         for scheme in self.acts.schemes.actions():
             scheme.setChecked(scheme.data() == mode)
-        self.resize(1440, 900)
+        self.resize(QSize(1440, 900).boundedTo(self.screen().availableSize()))
         if isinstance(geometry := self.settings.value("geometry"), QByteArray):
             self.restoreGeometry(geometry)
         self.docks.restore(self.settings.value("layout"))
@@ -242,6 +242,8 @@ class MainWindow(QMainWindow):
         self.model.set_place(*open_now)
         if self._checkpoint is None and asked != open_now:
             self.open_model(reference)  # a device of another day: start on one that is there
+        elif self._checkpoint is None and reference != bundle.DEFAULT_MODEL:
+            self.open_model(bundle.DEFAULT_MODEL)
         elif self._checkpoint is None:
             self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
 

@@ -28,6 +28,8 @@ from cem_gui.widgets.large_image import LargeImage
 View = Literal["image", "original", "difference"]
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 _TOP: Final = 10
+_NOTICES: Final = 6
+"""Lines of messages that are shown at once; the oldest make room."""
 _STRAY: Final = 1.0
 """Fall of E(x) from which on a chain that gains nothing on its target is said to climb another class."""
 
@@ -156,8 +158,9 @@ class EvolutionPanel(QWidget):
         self.stack.setCurrentWidget(self.empty)
 
     def show_notice(self, text: str) -> None:
-        """A message that stays until it is dismissed; what is shown stays too."""
-        self.notice.setText(text)
+        """A message that stays until it is dismissed; what is shown stays too, and the messages before it."""
+        said = self.notice.text().splitlines() if not self._notice_row.isHidden() else []
+        self.notice.setText("\n".join([*(line for line in said if line != text), text][-_NOTICES:]))
         self._notice_row.show()
 
     def clear_notice(self) -> None:

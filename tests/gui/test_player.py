@@ -46,8 +46,9 @@ def witness(player: Player) -> Witness:
 
 
 def test_a_run_that_is_begun_paused_waits_at_its_start(player: Player, witness: Witness, wait: Wait) -> None:
-    assert player.waits
+    assert not player.waits
     player.begin(spec(), "paused")
+    assert player.waits
     wait(lambda: player.session is not None)
     assert witness.said == ["paused", ("began", "a run")]
     assert player.live

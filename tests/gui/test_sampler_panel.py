@@ -219,7 +219,7 @@ def test_every_class_is_a_chip_and_chosen(panel: SamplerPanel) -> None:
 
 def test_a_click_chooses_and_another_unchooses(qtbot, panel: SamplerPanel) -> None:
     chip = chip_names(panel.chips)[3]
-    with qtbot.waitSignal(panel.chains_changed):
+    with qtbot.waitSignal(panel.targets_changed):
         QTest.mouseClick(chip, Qt.MouseButton.LeftButton)
     assert 3 not in panel.targets
     QTest.mouseClick(chip, Qt.MouseButton.LeftButton)

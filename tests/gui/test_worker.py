@@ -188,9 +188,13 @@ def test_a_run_that_is_stopped_before_its_turn_is_left_out(staff: Staff, wait: W
     staff.run(spec(name="third", steps=2))
     left_out.stop()
     first.stop()
-    wait(lambda: len(staff.ledger.ends) == 2)
+    wait(lambda: len(staff.ledger.ends) == 3)
     assert [session.start.spec.id for session in staff.ledger.sessions] == ["first", "third"]
-    assert [(end.run, end.reason) for end in staff.ledger.ends] == [("first", "stopped"), ("third", "done")]
+    assert [(end.run, end.reason) for end in staff.ledger.ends] == [
+        ("first", "stopped"),
+        ("second", "stopped"),
+        ("third", "done"),
+    ]
 
 
 def test_a_run_that_cannot_begin_ends_with_the_reason(staff: Staff, wait: Wait, tmp_path: Path) -> None:
