@@ -151,7 +151,7 @@ _STRANGERS: Final = (
     (b"<html", "a web page (the download did not give the file)"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x89hdf", "an HDF5 file"),
-    (b"\x80\x04\x95", "a bare pickle, which could run code when read"),
+    (b"\x80\x04\x95", "a bare pickle, which may run code when read"),
     (b"\x89png", "an image"),
     (b"\xff\xd8\xff", "an image"),
 )

@@ -280,6 +280,7 @@ def test_a_model_opened_through_a_link_stays_open(worked: MainWindow, wait: Wait
 def test_a_device_that_is_not_there(worked: MainWindow, wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with nothing_changes(worked):
+        worked.model.device.setFocus()
         QTest.keyClick(worked.model.device, Qt.Key.Key_End)
         assert worked.model.place == ("cuda", "float32")
         wait(lambda: "no CUDA device" in notice(worked))
