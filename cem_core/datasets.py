@@ -25,13 +25,33 @@ MAX_MEMBER: Final = 64 * 2**20
 """Bytes of one image in an archive."""
 _SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation"})
 _DEPTH: Final = 6
-"""Folders below the top that are looked into; also what ends a link that leads back up."""
+"""Folders below the top that are looked into."""
+_MAX_HEADER: Final = 2**20
+"""Bytes of a long name or of other settings of a member."""
 _UNPACK: Final[dict[bytes, Callable[[Path], Any]]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
 }
-_DAMAGE: Final = (tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
+_DAMAGE: Final = (
+    *(tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError),
+    *(ValueError, OverflowError, RecursionError),  # what tarfile makes of numbers and nesting that cannot be
+)
+
+
+class _Member(tarfile.TarInfo):
+    """Its headers are small: tarfile reads each into memory as a whole, and a megabyte can unpack to gigabytes."""
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> Any:
+        return self._small()._proc_pax(archive)
+
+    def _proc_gnulong(self, archive: tarfile.TarFile) -> Any:
+        return self._small()._proc_gnulong(archive)
+
+    def _small(self) -> Any:
+        if self.size > _MAX_HEADER:
+            raise tarfile.HeaderError("the header is too large")
+        return super()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +87,7 @@ class Dataset:
         Raises:
             Refused: an image or the archive is damaged.
         """
-        if self.path.is_dir():
+        if _is_folder(self.path):
             for index, file in enumerate(self.files):
                 pixels = prepare(self.path / file, size).pixels
                 yield index, to_uint8(pixels).transpose(1, 2, 0)
@@ -98,20 +118,19 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     """Find the labelled images of a folder or archive (.tar, .tar.gz, .tar.bz2, .tar.xz).
 
     Args:
-        path: holds `<class>/<image>`, or `<split>/<class>/<image>`; folders around these do not matter.
+        path: holds `<class>/<image>`, or `<split>/<class>/<image>`; folders around these do not matter, and links to
+            folders are not followed.
         split: "train", "test", …; must be named where there are several.
 
     Raises:
         Refused: nothing there, no class folders, no such split, or a damaged archive.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_folder(path):
         found = list(_walk(path, 0))
-    elif path.is_file():
+    else:
         with _streamed(path, checked=True) as archive:
             found = [_inside(member.name) for member in archive if _is_image(path, member)]
-    else:
-        raise Refused(f"There is no folder or archive {path}: check the path.")
     images = [PurePosixPath(file) for file in sorted(set(found)) if _is_name_of_image(file)]
     top = _top(path, images, split)
     depth = len(top.parts)
@@ -122,6 +141,18 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[image.parts[depth]] for image in images], np.int64)
     return Dataset(path, tuple(classes), tuple(map(str, images)), labels)
+
+
+def _is_folder(path: Path) -> bool:
+    """Or else an ordinary file. Raises Refused if it is neither."""
+    try:
+        if path.is_dir():
+            return True
+        if path.is_file():
+            return False
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    raise Refused(f"There is no folder or archive {path}: check the path.")
 
 
 def _top(path: Path, images: list[PurePosixPath], split: str | None) -> PurePosixPath:
@@ -149,11 +180,13 @@ def _walk(folder: Path, depth: int) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_file():
+                path = folder / entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if depth < _DEPTH:
+                        for below in _walk(path, depth + 1):
+                            yield f"{entry.name}/{below}"
+                elif entry.is_file(follow_symlinks=False) or path.is_file():  # False for a link that leads nowhere
                     yield entry.name
-                elif entry.is_dir() and depth < _DEPTH:
-                    for below in _walk(folder / entry.name, depth + 1):
-                        yield f"{entry.name}/{below}"
     except OSError as error:
         raise Refused(f"{folder} cannot be read ({error.strerror}): change its permissions.") from error
 
@@ -181,10 +214,12 @@ def _is_image(path: Path, member: tarfile.TarInfo) -> bool:
 def _streamed(path: Path, *, checked: bool = False) -> Iterator[tarfile.TarFile]:
     """The archive, to be read from front to back. Raises Refused if it is none, or damaged; if checked, anywhere."""
     try:
-        with _unpacked(path) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+        with _unpacked(path) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
             yield archive
             while checked and file.read(2**20):  # the checksum stands behind what tarfile reads
                 pass
+    except Refused:
+        raise
     except _DAMAGE as error:
         raise Refused(f"{path} is not a tar archive, or damaged: fetch it again.") from error
     except OSError as error:

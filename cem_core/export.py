@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,11 +33,14 @@ Format = Literal["png", "apng", "sheet", "csv"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 PROGRAM: Final = "cem-explorer"
 
-_OURS: Final = frozenset({"run.json", "frames", "morph.png", "sheet.png", "curves.csv"})
-_FRAME: Final = re.compile(r"frames/chain-\d+[^/]*(/step-\d+\.png)?")
+_FOLDERS: Final = re.compile(r"frames(/chain-\d+[^/]*)?")
+_FILES: Final = re.compile(r"run\.json|morph\.png|sheet\.png|curves\.csv|frames/chain-\d+[^/]*/step-\d+\.png")
 _LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """What file browsers leave behind in any folder."""
+_LONGEST_RECORD: Final = 64 * 2**20
+"""Bytes of a `run.json` that are read."""
 
+_INSIDE: Final = "choose a new folder inside it."
 _WIDE_ENOUGH: Final = 256
 _ROOMY: Final = 16_000_000
 """Pixels that an automatic scale does not exceed."""
@@ -163,22 +167,26 @@ def export(session: Session, out: str | Path, choices: Export | None = None) -> 
 
 
 def destination(out: str | Path) -> Path:
-    """The real path of a folder that may be written: new, empty, or an earlier export. Nothing is touched.
+    """The real path of a folder that may be written: new, empty, or an earlier export. Nothing is left there.
 
     Raises:
-        Refused: it holds something else, or cannot be written.
+        Refused: it holds something else, or cannot be written or replaced.
     """
-    with _plainly(Path(out).absolute()):
+    if not str(out) or "\0" in str(out):
+        raise Refused("The export needs a folder: give its path.")
+    with suppress(RuntimeError):  # nobody of that name: then it is a folder that begins with ~
+        out = Path(out).expanduser()
+    with _plainly(Path(out)):
         folder = Path(os.path.realpath(out))
-        if not folder.name:
-            raise Refused(f"{folder} cannot be replaced by an export: choose another folder.")
+    with _plainly(folder):
         if _exists(folder):
+            _check_replaceable(folder)
             _check_ours(folder)
         parent = next(parent for parent in folder.parents if _exists(parent))
         if not parent.is_dir():
             raise Refused(f"{parent} is a file, not a folder: choose another place for the export.")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise Refused(f"{parent} cannot be written to: choose another folder for the export.")
+        with tempfile.TemporaryDirectory(prefix=".cem-explorer-", dir=parent):
+            pass  # asking for permissions says little: a disk may be read-only, and root may do anything
     return folder
 
 
@@ -220,26 +228,44 @@ def _exists(path: Path) -> bool:
     return True
 
 
+def _check_replaceable(folder: Path) -> None:
+    """Raises Refused if the folder cannot be renamed, or a shell would be left standing in what was deleted."""
+    if os.path.ismount(folder):
+        raise Refused(f"{folder} is a disk of its own and cannot be replaced by an export: {_INSIDE}")
+    with suppress(FileNotFoundError):  # the current directory is gone already
+        if Path(os.path.realpath(os.curdir)).is_relative_to(folder):
+            raise Refused(f"{folder} is or holds the current directory and cannot be replaced: {_INSIDE}")
+
+
 def _check_ours(folder: Path) -> None:
     """Raises Refused unless the folder is empty or holds an export and nothing else."""
     if not folder.is_dir():
         raise Refused(f"{folder} is a file, not a folder: choose another name.")
     names = {entry.name for entry in folder.iterdir()} - _LITTER
-    if not names:
-        return
-    if not _made_by_us(folder / "run.json"):
+    if names and not _made_by_us(folder / "run.json"):
         raise Refused(f"{folder} is not empty and was not made by CEM Explorer: choose another folder.")
-    frames = [path.relative_to(folder) for path in folder.glob("frames/*") if path.name not in _LITTER]
-    frames += [path.relative_to(folder) for path in folder.glob("frames/*/*") if path.name not in _LITTER]
-    names |= {str(path) for path in frames if not _FRAME.fullmatch(path.as_posix())}
-    if others := sorted(names - _OURS):
-        raise Refused(f"{folder} also holds {others[0]}, which is not part of an export: choose another folder.")
+    if other := next(_others(folder, folder), None):
+        raise Refused(f"{folder} also holds {other}, which is not part of an export: choose another folder.")
+
+
+def _others(folder: Path, top: Path) -> Iterator[str]:
+    """What lies below that no export writes; a link, or a folder with the name of a file, is none of ours."""
+    for path in folder.iterdir():
+        name = path.relative_to(top).as_posix()
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode) and _FOLDERS.fullmatch(name):
+            yield from _others(path, top)
+        elif not (stat.S_ISREG(mode) and (_FILES.fullmatch(name) or path.name in _LITTER)):
+            yield name
 
 
 def _made_by_us(file: Path) -> bool:
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        if not stat.S_ISREG(file.lstat().st_mode):  # a pipe or a device might never end
+            return False
+        with file.open("rb") as opened:
+            found = json.loads(opened.read(_LONGEST_RECORD))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("program") == PROGRAM
 
@@ -269,6 +295,7 @@ def _replace(out: Path, made: Path, earlier: Path) -> None:
         made.rename(out)
         return
     _check_ours(out)  # again: it may have been filled meanwhile
+    _take_after(made, out)
     try:
         out.rename(earlier)
         made.rename(out)
@@ -277,6 +304,15 @@ def _replace(out: Path, made: Path, earlier: Path) -> None:
             earlier.rename(out)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _take_after(made: Path, earlier: Path) -> None:
+    """Give one folder the owner and mode of another, as far as that is permitted; its owner can always write."""
+    found = earlier.stat()
+    with suppress(OSError):
+        os.chown(made, found.st_uid, found.st_gid)
+    with suppress(OSError):
+        made.chmod(stat.S_IMODE(found.st_mode) | stat.S_IRWXU)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _told(name: str) -> str:
 
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
-    """Read the header, decode nothing."""
+    """Read the header and the checksums, decode nothing."""
     too_large = f"{name} has more than {MAX_PIXELS // 10**6} megapixels: make the image smaller first."
     try:
         image = Image.open(file, formats=_FORMATS)
@@ -166,6 +166,13 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         raise Refused(too_large) from error
     if image.width * image.height > MAX_PIXELS:
         raise Refused(too_large)
+    if image.has_transparency_data and image.width * image.height > MAX_PIXELS // 2:
+        most = MAX_PIXELS // 2 // 10**6
+        raise Refused(f"{name} has transparency and more than {most} megapixels: make the image smaller first.")
+    if image.format == "PNG":  # the decoder passes over the checksums of the pixels
+        image.verify()
+        file.seek(0)
+        image = Image.open(file, formats=_FORMATS)
     return image
 
 

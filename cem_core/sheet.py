@@ -17,6 +17,8 @@ Row: TypeAlias = tuple[str, str, str]
 """Where a chain started, its target, and how far it came."""
 
 _PLAIN: Final = str.maketrans({"∞": "inf", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->"})
+_LONGEST: Final = 200
+"""Characters that are measured: Pillow refuses very long texts."""
 _INK: Final = (24, 24, 27)
 _GREY: Final = (113, 113, 122)
 
@@ -69,8 +71,9 @@ def _draw_arrow(pen: ImageDraw.ImageDraw, x: int, y: int, unit: int) -> None:
 
 def _cut(text: str, font: Font, width: float) -> str:
     """The text, ended with an ellipsis where it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
+    if len(text) <= _LONGEST and font.getlength(text) <= width:
         return text
+    text = text[:_LONGEST]
     while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text.rstrip()}…"

@@ -6,8 +6,8 @@ covariance as `rank` leading directions and a per-pixel remainder.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -96,33 +96,49 @@ def fit(
         if len(x) <= rank:
             raise Refused(f"Class {label} has {len(x)} images: a covariance of rank {rank} needs more.")
         mean = x.mean(0)
-        covariance = np.cov(x, rowvar=False)
-        values, vectors = np.linalg.eigh(covariance)
-        leading = (vectors[:, -rank:] * np.sqrt(values[-rank:].clip(0))).T[::-1]
-        rest = np.sqrt((covariance.diagonal() - (leading**2).sum(0)).clip(0) + ridge)
+        variance, leading = _principal(x, rank)
+        rest = np.sqrt((variance - (leading**2).sum(0)).clip(0) + ridge)
         means.append(mean.reshape(shape))
         directions.append(leading.reshape(rank, *shape))
         rests.append(rest.reshape(shape))
     return Gaussians(*(np.stack(part).astype(np.float32) for part in (means, directions, rests)))
 
 
+def _principal(x: Floats, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """From n points of d numbers: (d,) variances, and (rank, d) directions scaled by their deviation, longest first."""
+    n, d = x.shape
+    if n < d:  # the singular vectors, from the smaller of the two products
+        centred = (x - x.mean(0, np.float64)) / np.sqrt(n - 1)
+        _, vectors = np.linalg.eigh(centred @ centred.T)
+        return (centred**2).sum(0), vectors[:, -rank:].T[::-1] @ centred
+    covariance = np.cov(x, rowvar=False)
+    values, vectors = np.linalg.eigh(covariance)
+    return covariance.diagonal(), (vectors[:, -rank:] * np.sqrt(values[-rank:].clip(0))).T[::-1]
+
+
 def save(gaussians: Gaussians, classes: tuple[str, ...], path: Path, source: str) -> None:
     """Write the statistics in half precision, which is finer than the deviation of any pixel by far.
 
     Raises:
-        Refused: the file cannot be written.
+        Refused: the file cannot be written, or the path leads to something else than a file.
     """
-    metadata = {"classes": msgspec.json.encode(classes).decode(), "source": source}
+    metadata = {"classes": msgspec.json.encode([_text(name) for name in classes]).decode(), "source": _text(source)}
     parts = {"mean": gaussians.mean, "directions": gaussians.directions, "rest": gaussians.rest}
     data = safetensors_bytes({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, metadata)
-    beside = path.with_name(path.name + ".partial")
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
+        if not path.name or (path.exists() and not path.is_file()):
+            raise Refused(f"{path} cannot be written, being no ordinary file: choose another name.")
+        with tempfile.TemporaryDirectory(prefix=".cem-explorer-", dir=path.parent) as beside:
+            made = Path(beside) / path.name
+            made.write_bytes(data)  # with the usual permissions, which a temporary file has not
+            made.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise Refused(f"{path} cannot be written ({error.strerror or error}): choose another file.") from error
+
+
+def _text(name: str) -> str:
+    """What is no text in the name of a folder, which no JSON can hold, becomes question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 @lru_cache(maxsize=4)

@@ -143,6 +143,49 @@ def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
 # What is refused --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", ["itself.png", "nowhere.png", "cat", "."])
+def test_links_that_lead_nowhere_and_to_folders_are_passed_over(tmp_path: Path, target: str) -> None:
+    folder(tmp_path, ["cat/1.png", "dog/1.png"])
+    (tmp_path / "dog" / "itself.png").symlink_to(tmp_path / "dog" / target)
+    (tmp_path / "bird").symlink_to(tmp_path / "cat")
+    (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "dog" / "1.png")
+    assert open_dataset(tmp_path).files == ("cat/1.png", "cat/2.png", "dog/1.png")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be read .*too long"):
+        open_dataset(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_header_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, kind: bytes, before: int) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 2**33
+    bomb = tarfile.TarInfo("cat/1.png").tobuf() * before + header.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(bomb + bytes(10240))
+    with pytest.raises(Refused, match="is not a tar archive, or damaged"):
+        open_dataset(tmp_path / "a.tar")
+
+
+def test_names_that_are_nested_without_end_are_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type = tarfile.GNUTYPE_LONGNAME
+    (tmp_path / "a.tar").write_bytes(header.tobuf() * 5000 + bytes(1024))
+    with pytest.raises(Refused, match="is not a tar archive, or damaged"):
+        open_dataset(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("settings", [{"size": "-1" + "0" * 30}, {"GNU.sparse.map": "1,x", "GNU.sparse.size": "9"}])
+def test_settings_that_are_no_numbers_are_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("cat/1.png")
+        member.pax_headers = settings
+        tar.addfile(member)
+    with pytest.raises(Refused, match=r"is not a tar archive, or damaged|cannot be read"):
+        open_dataset(tmp_path / "a.tar")
+
+
 def test_missing_and_without_classes(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="There is no folder or archive"):
         open_dataset(tmp_path / "gone")

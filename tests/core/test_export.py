@@ -265,6 +265,13 @@ def places(whole: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
     return [(y, x) for y, x in corners.tolist() if np.array_equal(whole[y : y + height, x : x + width], part)]
 
 
+def test_a_class_name_of_a_million_letters_is_cut(tmp_path: Path) -> None:
+    run = session(2, 1, classes=("W" * 1_100_000,))
+    write(run, tmp_path / "out", formats=("sheet",))
+    with Image.open(tmp_path / "out" / "sheet.png") as image:
+        assert max(image.size) < 2000
+
+
 # Progress and cancel ----------------------------------------------------------------------------------------------
 
 
@@ -375,6 +382,49 @@ def test_an_export_with_something_of_the_user_inside_is_refused(tmp_path: Path) 
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["run.json", "morph.png", "sheet.png", "curves.csv", "frames/chain-01-horse/step-0000.png", "frames/.DS_Store"],
+)
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_something_else_under_a_name_of_ours_is_not_deleted(tmp_path: Path, name: str, kind: str) -> None:
+    place = tmp_path / "out" / name
+    write(session(2, 1), tmp_path / "out")
+    (tmp_path / "run.json").write_bytes((tmp_path / "out" / "run.json").read_bytes())
+    place.unlink(missing_ok=True)
+    if kind == "folder":
+        place.mkdir()
+        (place / "thesis.tex").write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "run.json")
+    before = contents(tmp_path)
+    sentence = "was not made by CEM Explorer" if name == "run.json" else f"also holds {name},"
+    with pytest.raises(Refused, match=sentence):
+        destination(tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["frames", "frames/chain-01-horse"])
+def test_a_link_in_the_place_of_a_folder_of_frames_is_not_followed(tmp_path: Path, name: str) -> None:
+    write(session(2, 1), tmp_path / "out")
+    (tmp_path / "out" / name).rename(tmp_path / "moved")
+    (tmp_path / "out" / name).symlink_to(tmp_path / "moved")
+    with pytest.raises(Refused, match=f"also holds {name},"):
+        destination(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "nested", "large"])
+def test_a_record_that_is_none_is_not_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "run.json"
+    if kind == "pipe":
+        os.mkfifo(record)
+    else:
+        record.write_text("[" * 100_000 if kind == "nested" else '{"program": "cem-explorer"}')
+        monkeypatch.setattr(module, "_LONGEST_RECORD", 2**20 if kind == "nested" else 20)
+    with pytest.raises(Refused, match="was not made by CEM Explorer"):
+        destination(tmp_path)
+
+
 def test_a_folder_that_is_filled_meanwhile_is_refused(tmp_path: Path) -> None:
     writing = export(session(), tmp_path / "out")
     next(writing)
@@ -415,16 +465,57 @@ def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
             export(session(), out)
         with pytest.raises(Refused, match=sentence):
             destination(out)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(Refused, match="cannot be written to: choose another folder"):
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", forbidden)
+    with pytest.raises(Refused, match="cannot be written to: nothing was exported"):
         export(session(), tmp_path / "out")
     assert contents(tmp_path) == before
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_a_folder_that_not_even_root_can_write() -> None:
-    with pytest.raises(Refused, match=r"/proc/out cannot be written .*nothing was exported"):
-        write(session(), Path("/proc/out"))
+    for out in ("/proc/out", "/proc/deeper/out"):
+        with pytest.raises(Refused, match=rf"{out} cannot be written .*nothing was exported"):
+            destination(out)
+    with pytest.raises(Refused, match="/proc is a disk of its own .*: choose a new folder inside it"):
+        destination("/proc")
+
+
+@pytest.mark.parametrize("out", ["", "a\0b"])
+def test_what_is_no_path_is_refused(out: str) -> None:
+    with pytest.raises(Refused, match="needs a folder: give its path"):
+        destination(out)
+
+
+def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "..", tmp_path / "here"):
+        with pytest.raises(Refused, match="holds the current directory .*: choose a new folder inside it"):
+            destination(out)
+    assert destination("new") == tmp_path / "here" / "new"
+    (tmp_path / "here").rmdir()
+    assert destination(tmp_path / "other") == tmp_path / "other"
+    with pytest.raises(Refused, match="nothing was exported"):
+        destination("new")
+
+
+def test_a_path_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert destination("~/out") == tmp_path / "out"
+    assert destination(tmp_path / "~nobody-of-that-name") == tmp_path / "~nobody-of-that-name"
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2775])
+def test_a_replaced_folder_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(mode)
+    write(session(2, 1), tmp_path / "out", formats=())
+    assert (tmp_path / "out").stat().st_mode & 0o7777 == mode
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,26 @@ def test_a_truncated_image(tmp_path: Path, kind: str, part: float) -> None:
         prepare(path, 8)
 
 
+@pytest.mark.parametrize("at", [-13, -17])
+def test_a_png_whose_checksum_is_wrong(at: int) -> None:
+    """The last bytes are 12 of IEND, before it 4 of the checksum of the pixels and, before that, theirs."""
+    whole = bytearray(coded(Image.fromarray(noise(16, 16, 3)), "PNG").getvalue())
+    whole[at] ^= 1
+    with pytest.raises(Refused, match="x is damaged or cut short"):
+        prepare_file(io.BytesIO(bytes(whole)), "x", 16)
+
+
+@pytest.mark.parametrize(
+    ("side", "colours", "sentence"),
+    [(7100, 6, "has transparency and more than 50 megapixels"), (7100, 2, "is damaged"), (7000, 6, "is damaged")],
+)
+def test_transparency_has_a_smaller_limit(side: int, colours: int, sentence: str) -> None:
+    head = png(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, colours, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + head + png(b"IDAT", zlib.compress(bytes(1000))) + png(b"IEND", b"")
+    with pytest.raises(Refused, match=f"^x {sentence}"):
+        prepare_file(io.BytesIO(data), "x", 32)
+
+
 @given(data=st.data())
 def test_damage_anywhere_is_refused_or_survived(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]))

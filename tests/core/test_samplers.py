@@ -539,3 +539,15 @@ def test_pgd_equals_foolbox(norm: Norm) -> None:
     theirs = oracle.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilon=row.radius)
     assert (last.x - x).abs().amax((1, 2, 3)).min() > 0.01
     assert torch.allclose(last.x, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, -1.0), (-1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.7, -1.3)])
+def test_what_is_fed_back_is_exact_where_the_class_is_nearly_sure(a: float, b: float) -> None:
+    """1 − p(y|x) is far below the rounding of 1 here: written as a difference, nothing would be left of it."""
+    logits = torch.tensor([[30.0, 0.0, 1.0, 2.0], [0.0, 25.0, -3.0, 4.0]])
+    y = torch.tensor([0, 1])
+    fed = energies.cotangent(logits, y, a, b).double()
+    p = logits.double().softmax(1)
+    others = p.scatter(1, y[:, None], 0)
+    exact = (b * others).scatter(1, y[:, None], (a + b) - b * others.sum(1, keepdim=True))
+    torch.testing.assert_close(fed, exact, rtol=1e-5, atol=0)

@@ -78,6 +78,17 @@ def test_the_variance_of_every_pixel_is_that_of_the_images_plus_the_ridge() -> N
         np.testing.assert_allclose(covariance(found, 0).diagonal(), expected.reshape(-1), rtol=1e-4)
 
 
+def test_few_images_of_many_pixels_give_the_same_gaussian_faster() -> None:
+    x = np.random.default_rng(2).random((30, PIXELS)).astype(np.float32)
+    values, vectors = np.linalg.eigh(np.cov(x, rowvar=False))
+    variance, leading = starts._principal(x, 5)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(0, ddof=1))
+    np.testing.assert_allclose(leading.T @ leading, (vectors[:, -5:] * values[-5:]) @ vectors[:, -5:].T, atol=1e-8)
+    np.testing.assert_allclose((leading**2).sum(1), values[:-6:-1], rtol=1e-6)
+    many = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    assert fit(many, np.zeros(20, np.int64), 1, rank=8).directions.shape == (1, 8, 3, 64, 64)  # else many minutes
+
+
 def test_draws_stay_in_the_box() -> None:
     wide = known()
     wide.rest[:] = 3
@@ -150,6 +161,45 @@ def test_statistics_that_cannot_be_written_are_refused(tmp_path: Path, place: st
     with pytest.raises(Refused, match="cannot be written"):
         save(known(), ("left", "right"), tmp_path / place, "a test")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+@pytest.mark.parametrize("place", ["", ".", "/", "..", "pipe", "link to nothing/x", "/dev/null", "x" * 300])
+def test_only_files_are_replaced(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("link to nothing").symlink_to("nothing")
+    with pytest.raises(Refused, match="cannot be written"):
+        save(known(), ("left", "right"), Path(place), "a test")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link to nothing", "pipe"]
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_file_is_replaced_as_a_whole_and_for_all_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "starts"
+    path.write_text("earlier")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(known(), ("left", "right"), path, "a test")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["starts"]
+    assert path.read_text() == "earlier"
+    monkeypatch.undo()
+    mask = os.umask(0o022)
+    try:
+        save(known(), ("left", "right"), path, "a test")
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_class_names_that_are_no_text_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(known(), ("caf\udce9", "猫"), tmp_path / "made", "caf\udce9.tar")
+    monkeypatch.setattr(bundle, "start_statistics", lambda: [tmp_path / "made"])
+    starts._statistics.cache_clear()
+    assert starts.has_gaussians(checkpoint(classes=("caf?", "猫")))
 
 
 def test_the_bundled_statistics_are_of_the_bundled_models() -> None:
