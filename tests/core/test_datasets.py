@@ -153,7 +153,7 @@ def test_links_that_lead_nowhere_and_to_folders_are_passed_over(tmp_path: Path, 
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot be read .*too long"):
+    with pytest.raises(Refused, match=r"cannot be read .*too long"):
         open_dataset(tmp_path / ("x" * 300))
 
 

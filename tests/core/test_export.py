@@ -480,7 +480,7 @@ def test_a_folder_that_not_even_root_can_write() -> None:
     for out in ("/proc/out", "/proc/deeper/out"):
         with pytest.raises(Refused, match=rf"{out} cannot be written .*nothing was exported"):
             destination(out)
-    with pytest.raises(Refused, match="/proc is a disk of its own .*: choose a new folder inside it"):
+    with pytest.raises(Refused, match=r"/proc is a disk of its own .*: choose a new folder inside it"):
         destination("/proc")
 
 
@@ -494,7 +494,7 @@ def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for out in (".", "..", tmp_path / "here"):
-        with pytest.raises(Refused, match="holds the current directory .*: choose a new folder inside it"):
+        with pytest.raises(Refused, match=r"holds the current directory .*: choose a new folder inside it"):
             destination(out)
     assert destination("new") == tmp_path / "here" / "new"
     (tmp_path / "here").rmdir()

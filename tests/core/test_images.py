@@ -342,7 +342,7 @@ def test_a_truncated_image(tmp_path: Path, kind: str, part: float) -> None:
 
 @pytest.mark.parametrize("at", [-13, -17])
 def test_a_png_whose_checksum_is_wrong(at: int) -> None:
-    """The last bytes are 12 of IEND, before it 4 of the checksum of the pixels and, before that, theirs."""
+    """From the end: 12 bytes of IEND, 4 of the checksum of the pixels, then the pixels."""
     whole = bytearray(coded(Image.fromarray(noise(16, 16, 3)), "PNG").getvalue())
     whole[at] ^= 1
     with pytest.raises(Refused, match="x is damaged or cut short"):
