@@ -9,6 +9,7 @@ from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QSlider, QWidget
 
 _TICKS: Final = 1000
+_WIDEST: Final = "1000.0000"
 
 
 class Number(QWidget):
@@ -44,8 +45,7 @@ class Number(QWidget):
         self.field.setDecimals(decimals)
         self.field.setRange(least, most)
         self.field.setAccessibleName(name)
-        widest = f"{max(abs(low), high):.{decimals}f}"
-        self.field.setFixedWidth(max(66, self.fontMetrics().horizontalAdvance(widest) + 22))
+        self.field.setFixedWidth(self.fontMetrics().horizontalAdvance(_WIDEST) + 22)
         self.field.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.field.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.field.setKeyboardTracking(False)
