@@ -432,7 +432,7 @@ def _curves(path: Path, record: RunFile) -> Iterator[Writer]:
     """A row for each chain at each step; numbers have the digits that bring the same float32 back."""
     classes = record.checkpoint.classes
     columns = ["step", "chain", "start", "target", "energy", "joint_energy", "log_p", "p", "gradient_norm", "distance"]
-    columns += ["top1", "a", "b", "step_size", "noise", *(f"logit_{name}" for name in classes)]
+    columns += ["top1", "a", "b", "step_size", "noise", "norm", "radius", *(f"logit_{name}" for name in classes)]
 
     def write(step: Step) -> None:
         sampler = step.sampler
@@ -442,7 +442,7 @@ def _curves(path: Path, record: RunFile) -> Iterator[Writer]:
         for chain, row in enumerate(numbers):
             logits = step.logits[chain]
             named = [step.index, chain + 1, record.starts[chain], _target(record, chain)]
-            row_of_sampler = [sampler.a, sampler.b, sampler.step_size, sampler.noise]
+            row_of_sampler = [sampler.a, sampler.b, sampler.step_size, sampler.noise, sampler.norm, sampler.radius]
             table.writerow([*named, *map(str, row), classes[logits.argmax()], *row_of_sampler, *map(str, logits)])
 
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:

@@ -153,7 +153,10 @@ def test_the_curves_bring_the_same_numbers_back(tmp_path: Path) -> None:
     assert list(table[0])[:10] == [
         *("step", "chain", "start", "target", "energy", "joint_energy", "log_p", "p", "gradient_norm", "distance")
     ]
-    assert list(table[0])[10:] == ["top1", "a", "b", "step_size", "noise", *(f"logit_{name}" for name in CLASSES)]
+    assert list(table[0])[10:] == [
+        *("top1", "a", "b", "step_size", "noise", "norm", "radius"),
+        *(f"logit_{name}" for name in CLASSES),
+    ]
     for row in table:
         step, chain = run[int(row["step"])], int(row["chain"]) - 1
         for column, values in (
