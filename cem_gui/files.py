@@ -106,7 +106,10 @@ class Files(QObject):
             self._done("", f"The export failed ({error}): the log file has the details.")
         else:
             self.exporting.emit(progress)
-            QTimer.singleShot(0, self, self._advance)
+            if progress.done == progress.total:  # it is in place: too late to be cancelled
+                self._done(self._out, "")
+            else:
+                QTimer.singleShot(0, self, self._advance)
 
     def _done(self, out: str, problem: str) -> None:
         self._export = None

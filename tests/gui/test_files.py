@@ -201,7 +201,8 @@ def test_drops_get_their_turn_during_an_export(boss: Boss, wait: Wait, tmp_path:
 
 
 def test_a_second_export_cancels_the_first(boss: Boss, wait: Wait, tmp_path: Path, session: Session) -> None:
-    boss.export_wanted.emit(session, str(tmp_path / "first"), Export(formats=("png",)))
+    long = scenario(steps=300, chains=8)
+    boss.export_wanted.emit(long, str(tmp_path / "first"), Export(formats=("png",)))
     wait(lambda: boss.heard("progress"))
     boss.export_wanted.emit(session, str(tmp_path / "second"), Export(formats=("csv",)))
     wait(lambda: len(boss.heard("exported")) == 2)
