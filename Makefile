@@ -18,6 +18,7 @@ else
 run: .venv/.app
 	@echo "No display here, so the same job runs without a window: cem-explorer demo --out demo"
 	@$(bin)/cem-explorer demo --out demo
+	@echo "Done: look at demo/sheet.png and demo/morph.png (an animation)."
 endif
 
 test: xvfb .venv/.test ## the whole suite, with real windows on a screen of its own (ARGS="-k scrub")

@@ -137,7 +137,7 @@ def morph(
 @_sampling
 @_exporting
 def demo(**options: Any) -> None:
-    """Morph the bundled images and export the result."""
+    """Morph ten bundled images, one a class, and export the result."""
     from cem_core import bundle, checkpoints, presets
     from cem_core.chains import lay_out
     from cem_core.messages import ImageStart
@@ -168,10 +168,10 @@ def models(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "architecture", "parameters", "classes", "input", box=None, pad_edge=False)
+    table = Table("name", "architecture", "parameters", "classes", "input", "measured", box=None, pad_edge=False)
     for model in found:
         table.add_row(model.name, model.title, f"{model.parameters / 1e6:.1f} M", str(len(model.classes)),
-                      f"{model.channels}×{model.size}×{model.size}")  # fmt: skip
+                      f"{model.channels}×{model.size}×{model.size}", _fact(model, "accuracy"))  # fmt: skip
     Console().print(table)
 
 
@@ -233,6 +233,10 @@ def fit_starts(data: Path, split: str | None, size: int, rank: int, out: Path) -
     pixels, labels = dataset.arrays(size)
     gaussians = starts.fit(pixels, labels, len(dataset.classes), rank=rank)
     starts.save(gaussians, dataset.classes, out, source=f"{data.name}, {len(labels):,} images, rank {rank}")
+
+
+def _fact(model: Checkpoint, what: str) -> str:
+    return next((fact.value for fact in model.facts if fact.what == what), "")
 
 
 def _row(options: dict[str, Any], default: str) -> Sampler:
@@ -327,7 +331,7 @@ def _run(spec: RunSpec, options: dict[str, Any]) -> None:
     if session.end and session.end.reason == "failed":
         raise Refused(session.end.detail)
     if sys.stdout is not None and sys.stdout.isatty():
-        click.echo(f"{out}: {len(spec.chains)} chains, {len(session) - 1} steps")
+        click.echo(f"Exported to {out}: chains {len(spec.chains)}, steps {len(session) - 1}")
 
 
 @contextmanager

@@ -468,7 +468,7 @@ def _sheet(record: RunFile, session: Session, steps: list[int]) -> bytes:
     columns = [
         (f"step {index}", enlarge(hwc(to_uint8(session[index].pixels[: len(chains)])), scale)) for index in shown
     ]
-    title = f"{plain(record.checkpoint.title)}, {plain(record.spec.sampler.name)}"
+    title = f"{plain(record.checkpoint.name)}, {plain(record.spec.sampler.name)}"
     if len(chains) < len(record.labels):
         title += f", {len(chains)} of {len(record.labels)} chains"
     whole = draw(title, rows, columns)

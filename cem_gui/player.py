@@ -75,10 +75,10 @@ class Player(QObject):
             left = f" · {max(0, length - done) / self.rate:.0f} s left" if rate else ""
             return f"Running · step {done:,} of {length:,}{rate}{left} · every step recorded"
         if self.gait == "paused":
-            return f"Paused at step {done:,}" if done else "Ready · Space runs"
+            return f"Paused at step {done:,} · Space goes on" if done else "Ready · Space runs"
         how = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
         ended = how[self.session.end.reason] if self.session.end else "Ended"
-        return f"{ended} after {done:,} steps{rate} · every step recorded"
+        return f"{ended} after {done:,} step{'' if done == 1 else 's'}{rate} · every step recorded"
 
     def start(self) -> None:
         self._thread.start()

@@ -56,6 +56,8 @@ _CURVE_TICKS: Final = 4
 """Curves are drawn anew at each so manieth tick; the images at each."""
 _SETTLE_MS: Final = 120
 _CHAINS: Final = 12
+_FRAME: Final = 40
+"""Height that a window manager may add, which Qt learns too late."""
 _MOST_AT_ONCE: Final = 64
 
 
@@ -188,7 +190,8 @@ class MainWindow(QMainWindow):
         mode = self.settings.value("scheme", "system")
         for scheme in self.acts.schemes.actions():
             scheme.setChecked(scheme.data() == mode)
-        self.resize(QSize(1440, 900).boundedTo(self.screen().availableSize()))
+        room = self.screen().availableSize() - QSize(0, _FRAME)
+        self.resize(QSize(1440, 900).boundedTo(room))
         if isinstance(geometry := self.settings.value("geometry"), QByteArray):
             self.restoreGeometry(geometry)
         self.docks.restore(self.settings.value("layout"))
@@ -229,6 +232,7 @@ class MainWindow(QMainWindow):
         self.settings.setValue("device", place[0])
         self.settings.setValue("precision", place[1])
         self._targets.clear()
+        self.evolution.clear_notice()
         self.model.show_checkpoint(reference, checkpoint)
         self.sampler.show_checkpoint(checkpoint, gaussians)
         self._targets_before = self._one_per_target()
@@ -256,6 +260,8 @@ class MainWindow(QMainWindow):
     def offer(self, paths: Sequence[str]) -> None:
         """Files that were dropped, pasted or chosen: checkpoints are opened, everything else is read as images."""
         weights, pictures = intake.sort(paths)
+        if weights or pictures:
+            self.evolution.clear_notice()  # what was said of files before these
         if weights:
             self.open_model(weights[0])
         if pictures:
@@ -542,8 +548,9 @@ class MainWindow(QMainWindow):
     def _show_gait(self) -> None:
         running, opened = self.player.gait == "running", self._checkpoint is not None
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
-        run.setText("Pa&use" if running else "&Run")
-        run.setIconText("Pause" if running else "Run")
+        goes_on = self.player.gait == "paused" and not self.player.waits
+        run.setText("Pa&use" if running else "&Continue" if goes_on else "&Run")
+        run.setIconText("Pause" if running else "Continue" if goes_on else "Run")
         run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
         step.setIconText("Step")
         step.setIcon(theme.icon("step"))

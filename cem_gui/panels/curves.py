@@ -25,6 +25,7 @@ class CurvesPanel(QWidget):
         self.energy = Plot("Energy")
         self.probability = Plot("Probability")
         self.distance = Plot("Distance")
+        self.distance.view.getPlotItem().getViewBox().setLimits(yMin=-0.02)
         self.which_probability = _choice("What to show of the probabilities", _PROBABILITY)
         self.which_distance = _choice("What to show of the distance", _DISTANCE)
         self.probability.head.addWidget(self.which_probability)

@@ -70,6 +70,8 @@ class ModelPanel(Card):
         self.body.addStretch(1)
         self.device.activated.connect(self.placed)
         self.precision.activated.connect(self.placed)
+        for combo in (self.choice, self.device, self.precision):
+            combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys are the images' again
         self._checkpoint: Checkpoint | None = None
 
     def set_models(self, references: Sequence[str]) -> None:

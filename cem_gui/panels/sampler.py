@@ -111,6 +111,8 @@ class SamplerPanel(Card):
             )
         )
         self.body.addStretch(1)
+        for combo in (self.preset, self.norm, self.start):
+            combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys are the images' again
         self._sampler = SAMPLERS[FROM_IMAGES]
         self._gaussians = False
         for number in (self.a, self.b, self.step_size, self.noise, self.radius, self.steps):

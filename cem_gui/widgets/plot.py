@@ -27,6 +27,13 @@ _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
 
 
+class _Steps(pg.AxisItem):
+    """An axis that knows no half steps."""
+
+    def tickSpacing(self, *span: Any) -> list[tuple[float, float]]:
+        return [(spacing, offset) for spacing, offset in super().tickSpacing(*span) if spacing >= 1] or [(1.0, 0.0)]
+
+
 class _View(pg.PlotWidget):
     left = Signal()
     """The mouse went."""
@@ -47,7 +54,7 @@ class Plot(Card):
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self.legend.setWordWrap(True)
         self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.view = _View()
+        self.view = _View(axisItems={"bottom": _Steps("bottom")})
         self.view.setAccessibleName(f"{title}, over steps")
         self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # a click leaves the step keys with the images
         self.view.setFrameShape(self.view.Shape.NoFrame)
@@ -137,7 +144,9 @@ class Plot(Card):
         self._write_legend()
 
     def _paint(self, curve: Any, name: str) -> None:
-        curve.setPen(pg.mkPen(getattr(theme.now(), self._series[name][0]), width=2))
+        # The first lies under the second where they meet, and shows on both sides of it.
+        width = 3.5 if len(self._series) == 2 and name == next(iter(self._series)) else 2
+        curve.setPen(pg.mkPen(getattr(theme.now(), self._series[name][0]), width=width))
 
     def _write_legend(self) -> None:
         step = self._step if self._hover is None else self._hover

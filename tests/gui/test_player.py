@@ -104,7 +104,7 @@ def test_one_step_after_the_other(player: Player, witness: Witness, wait: Wait) 
         wait(lambda number=number: witness.grown[-1:] == [number])
     assert witness.grown == [1, 2]
     assert player.gait == "paused"
-    assert player.describe(5) == "Paused at step 2"
+    assert player.describe(5) == "Paused at step 2 · Space goes on"
     player.go("running")
     assert player.gait == "running"
     wait(lambda: player.gait == "ended")
