@@ -458,12 +458,13 @@ class MainWindow(QMainWindow):
     def _run_grew(self, newest: Step) -> None:
         assert self.player.session is not None
         self._ticks += 1
-        if self._follows:
-            self._show_step(newest)
+        if self._follows:  # the cursor in the curves comes along when they are drawn anew
+            self._step = newest.index
+            self.evolution.show_step(newest)
         self.timeline.show_recorded(len(self.player.session), self._step)
         if self._ticks % _CURVE_TICKS == 0 or self.player.gait != "running":
             self._show_curves()
-        self._show_progress()
+            self._show_progress()
 
     @Slot(object)
     def _run_ended(self, end: RunEnd) -> None:

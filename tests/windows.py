@@ -14,7 +14,7 @@ from PIL import Image
 from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, QPointF, QRect, QSettings, Qt, QThread, QtMsgType, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QImage, QMouseEvent
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QWidget
+from PySide6.QtWidgets import QApplication, QComboBox, QWidget
 from shiboken6 import isValid
 
 from cem_core import bundle
@@ -62,6 +62,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_left(qapp, qtlog) -> Iterator[None]:
     """No thread and no window outlives a test, and Qt had nothing to complain of."""
+    gc.freeze()  # what is there already need not be looked through
     yield
     QApplication.sendPostedEvents()
     # type(), not isinstance: some objects of torch warn when they are asked for their class.
@@ -70,6 +71,7 @@ def nothing_left(qapp, qtlog) -> Iterator[None]:
         for thread in gc.get_objects()
         if issubclass(type(thread), QThread) and isValid(thread) and thread.isRunning() and thread != qapp.thread()
     ]
+    gc.unfreeze()
     workers = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
     widgets = [widget for widget in QApplication.topLevelWidgets() if widget.isVisible()]
     shown = [f"{type(widget).__name__} {widget.windowTitle()!r}" for widget in widgets]
@@ -182,7 +184,7 @@ def begin_from(
 ) -> None:
     """Drop an image and set the sampler by hand: one chain, so that it is quick."""
     classes = bundle_classes(window)
-    choose_preset(window, preset)
+    choose(window.sampler.preset, preset)
     choose_targets(window.sampler.chips, [classes.index(target)])
     type_number(window.sampler.steps, str(steps))
     drop(window, data_of(path))
@@ -190,13 +192,13 @@ def begin_from(
     window.evolution.grid.setFocus()
 
 
-def choose_preset(window: MainWindow, name: str) -> None:
-    box = window.sampler.preset
-    box.setFocus()
+def choose(box: QComboBox, data: str) -> None:
+    """By the keyboard."""
+    box.setFocus()  # or Home would be the step key
     QTest.keyClick(box, Qt.Key.Key_Home)
-    for _ in range(box.findData(name)):
+    for _ in range(box.findData(data)):
         QTest.keyClick(box, Qt.Key.Key_Down)
-    assert window.sampler.sampler.name == name
+    assert box.currentData() == data
 
 
 def run_to_end(window: MainWindow, wait: Wait) -> None:

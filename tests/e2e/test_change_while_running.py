@@ -14,6 +14,32 @@ from cem_core.messages import Step
 _STEPS = 12
 
 
+def test_a_slider_is_dragged_while_it_runs(window, wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), target="ship", preset="RCS", steps=10_000)
+    player, slider = window.player, window.sampler.b.slider
+    press(Qt.Key.Key_Space)
+    wait(lambda: player.live and len(player.session) > 3)
+    for share in (0.5, 0.25):
+        slider.setSliderDown(True)
+        slider.setSliderPosition(round(share * slider.maximum()))
+        slider.setSliderDown(False)
+        recorded = len(player.session)
+        # The step that was on its way may still be made with the row before.
+        wait(lambda recorded=recorded: len(player.session) > recorded + 1)
+    press(Qt.Key.Key_Escape)
+    wait(lambda: player.gait == "ended")
+    session = player.session
+    assert [sampler.b for _, sampler in session.changes] == [0, -1]
+    assert session.end.reason == "stopped"
+
+    rows = iter([session[i].sampler for i in range(1, len(session))])
+    again = [m for m in runner.play(session.start.spec, lambda: next(rows, None)) if isinstance(m, Step)]
+    assert len(again) == len(session)
+    for step in again:
+        assert step.sampler == session[step.index].sampler
+        np.testing.assert_array_equal(step.pixels, session[step.index].pixels)
+
+
 def test_change_while_running(window, wait, tmp_path: Path) -> None:
     begin_from(window, wait, save_image(tmp_path / "a.png"), target="ship", preset="RCS", steps=_STEPS)
     player = window.player

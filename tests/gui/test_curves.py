@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QApplication
 from scenarios_session import session as scenario
 from windows import Wait, discard, drag
 
+from cem_core.messages import Norm
 from cem_core.session import Session
 from cem_gui import theme
 from cem_gui.panels.curves import CurvesPanel
@@ -130,6 +131,12 @@ def test_the_choice_of_the_distance(panel: CurvesPanel, run: Session) -> None:
     assert np.array_equal(drawn(panel.distance)["‖a∇f+b∇LSE‖₂"], run.numbers.gradient_norm[:, 1])
     choose(panel, "distance", 0)
     assert list(drawn(panel.distance)) == ["‖x−x₀‖₂"]
+
+
+@pytest.mark.parametrize(("norm", "name"), [("l2", "‖x−x₀‖₂"), ("linf", "‖x−x₀‖∞"), (None, "‖x−x₀‖, norm changed")])
+def test_the_distance_says_its_norm(panel: CurvesPanel, run: Session, norm: Norm | None, name: str) -> None:
+    panel.show_numbers(run.start, run.numbers, 1, STEPS, norm)
+    assert list(drawn(panel.distance)) == [name]
 
 
 def test_the_axis_covers_the_steps_to_come(panel: CurvesPanel, run: Session) -> None:

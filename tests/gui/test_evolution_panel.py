@@ -16,6 +16,7 @@ from windows import discard, picture, pixel_at
 
 from cem_core import images
 from cem_core.images import hwc, to_uint8
+from cem_core.messages import Step
 from cem_core.session import Session
 from cem_gui.panels.evolution import GAINS, EvolutionPanel
 
@@ -136,6 +137,44 @@ def test_a_sampler_that_flees_points_away(panel: EvolutionPanel, run: Session) -
     panel.show_step(step)
     assert panel.grid.captions[0].title == "← horse"
     assert panel.grid.captions[0].tip == "image 1.png ← horse"
+
+
+def strays(run: Session, energy: float, joint: float, seen: int) -> Step:
+    """A step at which E(x) and E(x,y) of the first chain have changed by so much, and the model sees some class."""
+    logits = run[0].logits.copy()
+    logits[0, seen] = logits[0].max() + 1
+    first = run[0].energy, run[0].joint
+    moved = [values.copy() for values in first]
+    moved[0][0] += energy
+    moved[1][0] += joint
+    return msgspec.structs.replace(run[1], energy=moved[0], joint=moved[1], logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("energy", "joint", "seen", "a", "said"),
+    [
+        (-5, -1, 2, 1, True),
+        (-5, -6, 2, 1, False),  # it gains more on its target
+        (-0.5, 0, 2, 1, False),  # hardly anything happened
+        (-5, -1, 7, 1, False),  # it stands in its target
+        (-5, -1, 2, -1, False),  # it has no target to reach
+    ],
+)
+def test_a_chain_that_climbs_another_class_is_named(
+    panel: EvolutionPanel, run: Session, energy: float, joint: float, seen: int, a: float, said: bool
+) -> None:
+    step = strays(run, energy, joint, seen)
+    panel.show_step(msgspec.structs.replace(step, sampler=msgspec.structs.replace(step.sampler, a=a)))
+    caption = panel.grid.captions[0]
+    assert caption.strays == said
+    assert ("climbs bird instead" in caption.tip) == said
+    assert ("bird" in caption.title) == said  # not by colour alone
+
+
+def test_a_screen_reader_hears_the_chosen_chain(panel: EvolutionPanel, run: Session) -> None:
+    QTest.mouseClick(canvas(panel), Qt.MouseButton.LeftButton, pos=panel.grid.card(1).center())
+    p = np.exp(run[0].log_p[1])
+    assert canvas(panel).accessibleDescription() == f"Chain 2: {panel.grid.captions[1].title}, p {p:.2f}"
 
 
 def test_a_click_chooses_a_chain(qtbot, panel: EvolutionPanel) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QComboBox, QSlider, QSpinBox
-from windows import Wait, checkpoint, chip_names, choose_targets, discard, type_number
+from PySide6.QtWidgets import QSlider, QSpinBox
+from windows import Wait, checkpoint, chip_names, choose, choose_targets, discard, type_number
 
 from cem_core.messages import MAX_CHAINS, MAX_STEPS, Refused, Sampler
 from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, SAMPLERS
@@ -31,14 +31,6 @@ def panel(qtbot) -> Iterator[SamplerPanel]:
     yield panel
     panel.close()
     discard(panel)
-
-
-def choose(box: QComboBox, data: str) -> None:
-    """By the keyboard, as a person would."""
-    QTest.keyClick(box, Qt.Key.Key_Home)
-    for _ in range(box.findData(data)):
-        QTest.keyClick(box, Qt.Key.Key_Down)
-    assert box.currentData() == data
 
 
 def slide(slider: QSlider, share: float) -> None:
