@@ -168,10 +168,11 @@ def models(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "architecture", "parameters", "classes", "input", "measured", box=None, pad_edge=False)
+    table = Table("name", "architecture", "parameters", "classes", "input", "clean", box=None, pad_edge=False)
     for model in found:
+        clean = next((fact.value.split(" clean")[0] for fact in model.facts if fact.what == "accuracy"), "")
         table.add_row(model.name, model.title, f"{model.parameters / 1e6:.1f} M", str(len(model.classes)),
-                      f"{model.channels}×{model.size}×{model.size}", _fact(model, "accuracy"))  # fmt: skip
+                      f"{model.channels}×{model.size}×{model.size}", clean)  # fmt: skip
     Console().print(table)
 
 
@@ -233,10 +234,6 @@ def fit_starts(data: Path, split: str | None, size: int, rank: int, out: Path) -
     pixels, labels = dataset.arrays(size)
     gaussians = starts.fit(pixels, labels, len(dataset.classes), rank=rank)
     starts.save(gaussians, dataset.classes, out, source=f"{data.name}, {len(labels):,} images, rank {rank}")
-
-
-def _fact(model: Checkpoint, what: str) -> str:
-    return next((fact.value for fact in model.facts if fact.what == what), "")
 
 
 def _row(options: dict[str, Any], default: str) -> Sampler:

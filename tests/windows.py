@@ -27,7 +27,7 @@ from cem_gui.widgets.image_grid import Bytes, ImageGrid
 from cem_gui.widgets.number import Number
 from cem_gui.window import MainWindow
 
-LONG = 20_000
+LONG = 60_000
 """When to call something hung, in milliseconds. Nothing is ever expected to take so long."""
 
 Wait = Callable[[Callable[[], object]], None]

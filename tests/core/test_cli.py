@@ -548,7 +548,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(net: Path, out: Pa
     assert process.returncode == 0, text
     assert re.search(r"sampling \S+ 20/20 \d+\.\d/s \d:\d\d:\d\d", text)
     assert "exporting " in text
-    assert f"{out}: 1 chains, 20 steps" in text.replace("\r\n", "")
+    assert f"Exported to {out}: chains 1, steps 20" in text.replace("\r\n", "")
 
 
 def _read(terminal: int) -> bytes:
