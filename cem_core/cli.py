@@ -55,11 +55,18 @@ def main() -> None:
     """
 
 
+_assuming = click.option(
+    "--assume", "assumed", multiple=True, metavar="FACT=VALUE",
+    help="Say what a checkpoint leaves open, such as normalisation=none; `inspect` lists what can be said. Repeatable.",
+)  # fmt: skip
+
+
 def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a run, in the order in which they are shown."""
     for option in reversed(
         (
             click.option("--checkpoint", default=None, metavar="NAME|FILE", help="Default: the bundled robust model."),
+            _assuming,
             click.option("--sampler", "name", metavar="NAME",
                          help="TA, CS, RCS, Langevin, PGD, PGD-targeted, PGD-Linf, PGD-Linf-targeted. "
                          "Default: TA from images, RCS otherwise."),
@@ -99,7 +106,11 @@ def _exporting(command: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option("--target", "targets", multiple=True, metavar="CLASS", help="Name or index; repeat for several.")
-@click.option("--start", type=click.Choice(["image", "gaussian", "noise"]), help="Default: image if one is given.")
+@click.option(
+    "--start",
+    type=click.Choice(["image", "gaussian", "noise", "replay"]),
+    help="Default: image if one is given. replay: the replay buffer of a JEM checkpoint.",
+)
 @click.option("--chains", "count", type=int, help="Default: one for each pair of start and target.")
 @_sampling
 @_exporting
@@ -112,9 +123,9 @@ def morph(
     cem-explorer morph cat.png --target dog --out cat-to-dog
     cem-explorer morph --start gaussian --target horse --chains 16 --sampler RCS --out horses
     """
-    from cem_core import checkpoints, presets
+    from cem_core import presets
     from cem_core.chains import lay_out
-    from cem_core.messages import MAX_CHAINS, GaussianStart, ImageStart, NoiseStart, Refused, Start
+    from cem_core.messages import MAX_CHAINS, GaussianStart, ImageStart, NoiseStart, Refused, ReplayStart, Start
 
     start = start or ("image" if images else "gaussian")
     if images and start != "image":
@@ -123,9 +134,9 @@ def morph(
     if start == "image":
         starts = [ImageStart(str(path.absolute())) for path in images]
     else:
-        starts = [GaussianStart() if start == "gaussian" else NoiseStart()]
+        starts = [{"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}[start]()]
     sampler = _row(options, presets.FROM_IMAGES if start == "image" else presets.FROM_DRAWS)
-    checkpoint = checkpoints.load(_reference(options), options["device"], options["precision"])[1]
+    checkpoint = _open(options)
     labels = [_class(checkpoint, target) for target in targets]
     count = max(1, len(starts)) * max(1, len(labels)) if count is None else count
     if not 1 <= count <= MAX_CHAINS:
@@ -138,12 +149,12 @@ def morph(
 @_exporting
 def demo(**options: Any) -> None:
     """Morph ten bundled images, one a class, and export the result."""
-    from cem_core import bundle, checkpoints, presets
+    from cem_core import bundle, presets
     from cem_core.chains import lay_out
     from cem_core.messages import ImageStart
 
     sampler = _row(options, presets.FROM_IMAGES)
-    classes = checkpoints.load(_reference(options), options["device"], options["precision"])[1].classes
+    classes = _open(options).classes
     paths = bundle.first_samples(_DEMO_CHAINS)
     seen = [bundle.class_shown(path, classes) for path in paths]
     starts = [ImageStart(str(path)) for path in paths]
@@ -177,6 +188,82 @@ def models(as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("file", metavar="NAME|FILE")
+@_assuming
+@click.option(
+    "--remember", is_flag=True, help="Apply what --assume says whenever this file is opened; alone: forget it."
+)
+@click.option("--check", is_flag=True, help="Classify the bundled images, which shows wrong preprocessing.")
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def inspect(file: str, assumed: tuple[str, ...], remember: bool, check: bool, as_json: bool) -> None:
+    """Say what a checkpoint is, what was assumed of it, and what could be assumed instead."""
+    import msgspec
+
+    from cem_core import checkpoints
+
+    choices = {} if remember and not assumed else _choices(file, assumed)
+    found = checkpoints.inspect(file, choices)
+    if remember:
+        checkpoints.remember(found.sha256, choices)
+    if check and (checked := checkpoints.check(file, choices)) is not None:
+        said = checked.sentence.replace("under Details", "with --assume")
+        found = msgspec.structs.replace(
+            found,
+            facts=(*found.facts, checked.fact),
+            warnings=(*found.warnings, said) if said else found.warnings,
+        )
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        _tell(found)
+
+
+def _tell(found: Checkpoint) -> None:
+    """A checkpoint as a table on the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=False, highlight=False)
+    console.print(f"[bold]{escape(found.name)}[/bold]  {found.title}, {found.parameters / 1e6:.2f} M parameters")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim", overflow="fold")
+    where = {"file": "from the file", "name": "from the file name", "guess": "assumed", "choice": "chosen"}
+    for fact in found.facts:
+        sure = f", {100 * fact.confidence:.0f} % sure" if fact.confidence < 1 else ""
+        others = [option for option in fact.options if option != fact.value]
+        more = f"; or {', '.join(others)}" if others and fact.source != "file" else ""
+        why = f": {fact.why}" if fact.why else ""
+        table.add_row(escape(fact.what), escape(fact.value), escape(where[fact.source] + sure + why + more))
+    table.add_row("SHA-256", found.sha256, "")
+    if found.replay:
+        table.add_row("replay buffer", f"{found.replay:,} images", "start chains from it with --start replay")
+    if found.heads:
+        table.add_row("heads beside it", escape(", ".join(Path(head).name for head in found.heads)), "--assume head=…")
+    if found.ignored:
+        shown = ", ".join(found.ignored[:6]) + (f" and {len(found.ignored) - 6} more" if len(found.ignored) > 6 else "")
+        table.add_row("ignored", escape(shown), "")
+    console.print(table)
+    for warning in found.warnings:
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
+
+
+@main.command()
+@click.argument("file", metavar="NAME|FILE")
+@click.argument("out", type=click.Path(path_type=Path))
+@_assuming
+def convert(file: str, out: Path, assumed: tuple[str, ...]) -> None:
+    """Write a checkpoint as safetensors, with all that is known and assumed of it inside."""
+    from cem_core import checkpoints
+
+    found = checkpoints.convert(file, out, _choices(file, assumed))
+    if sys.stdout is not None and sys.stdout.isatty():
+        click.echo(f"{out}: {found.title}, {found.parameters / 1e6:.2f} M parameters")
+
+
+@main.command()
 @click.option("--checkpoint", "checkpoints_", multiple=True, required=True, metavar="NAME|FILE", help="Repeatable.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder or archive of class folders.")
 @click.option("--split", default=None, help="Such as test, where the data has splits.")
@@ -198,7 +285,7 @@ def probe(
     dataset = open_dataset(data, split).take(num)
     rows = []
     for reference in checkpoints_:
-        model, checkpoint = checkpoints.load(reference)
+        model, checkpoint = checkpoints.load(reference, choices=_choices(reference, ()))
         if dataset.classes != checkpoint.classes:
             raise Refused(f"The classes of {data.name} are not those of {checkpoint.name}.")
         pixels, labels = dataset.arrays(checkpoint.size)
@@ -283,11 +370,35 @@ def _reference(options: dict[str, Any]) -> str:
     return bundle.DEFAULT_MODEL if asked is None else asked
 
 
+def _choices(reference: str, assumed: tuple[str, ...]) -> dict[str, str]:
+    """What was chosen for a file before, and on top what --assume says now: fact → value."""
+    from cem_core import checkpoints
+
+    said = {}
+    for part in assumed:
+        fact, equals, value = part.partition("=")
+        if not equals or not fact.strip() or not value.strip():
+            raise click.BadParameter(f"{part!r} is not FACT=VALUE.", param_hint="--assume")
+        said[fact.strip().replace(" ", "_").replace("-", "_")] = value.strip()
+    return checkpoints.recall(reference) | said
+
+
+def _open(options: dict[str, Any]) -> Checkpoint:
+    """The model that the options ask for."""
+    from cem_core import checkpoints
+
+    reference = _reference(options)
+    options["choices"] = _choices(reference, options["assumed"])
+    return checkpoints.load(reference, options["device"], options["precision"], options["choices"])[1]
+
+
 def _spec(options: dict[str, Any], sampler: Sampler, chains: Any) -> RunSpec:
     from cem_core.messages import RunSpec
 
     precision: Precision = options["precision"]
-    return RunSpec(uuid.uuid4().hex[:12], _reference(options), sampler, chains, options["device"], precision)
+    return RunSpec(
+        uuid.uuid4().hex[:12], _reference(options), sampler, chains, options["device"], precision, options["choices"]
+    )
 
 
 def _run(spec: RunSpec, options: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ Norm = Literal["l2", "linf"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 Reason = Literal["done", "stopped", "failed"]
-Source = Literal["file", "name", "guess"]
+Source = Literal["file", "name", "guess", "choice"]
 
 MAX_STEPS = 100_000
 MAX_CHAINS = 1024
@@ -87,7 +87,11 @@ class NoiseStart(msgspec.Struct, frozen=True, tag="noise", tag_field="kind"):
     """Uniform noise in [0,1]."""
 
 
-Start: TypeAlias = ImageStart | GaussianStart | NoiseStart
+class ReplayStart(msgspec.Struct, frozen=True, tag="replay", tag_field="kind"):
+    """An image of the replay buffer in the checkpoint, drawn with the seed of the chain."""
+
+
+Start: TypeAlias = ImageStart | GaussianStart | NoiseStart | ReplayStart
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +115,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chains: tuple[Chain, ...]
     device: Device = "auto"
     precision: Precision = "float32"
+    choices: dict[str, str] = {}
+    """What the person said of the checkpoint where it might be read in more than one way: fact → value."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.chains) <= MAX_CHAINS:
@@ -123,6 +129,14 @@ class Fact(msgspec.Struct, frozen=True):
     what: str
     value: str
     source: Source
+    confidence: float = 1.0
+    """Between 0 and 1; 1 where the file or the person says so."""
+    options: tuple[str, ...] = ()
+    """What else may be chosen; empty: settled."""
+    free: bool = False
+    """Any text of the same form may be chosen, not the options alone."""
+    why: str = ""
+    """What speaks for it, in a phrase."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -135,12 +149,24 @@ class Checkpoint(msgspec.Struct, frozen=True):
     family: str
     parameters: int
     classes: tuple[str, ...]
+    """Empty: an encoder, which has features and no logits."""
     channels: int
     size: int
     """Side of the square input, in pixels."""
     facts: tuple[Fact, ...]
+    features: int = 0
+    """Length of g(x)."""
     ignored: tuple[str, ...] = ()
-    """Keys of the file that the network does not use."""
+    """Keys of the file that the network does not use, and Python objects that were not rebuilt."""
+    warnings: tuple[str, ...] = ()
+    """A sentence each."""
+    heads: tuple[str, ...] = ()
+    """Files beside an encoder that hold a head for it."""
+    replay: int = 0
+    """Images in the replay buffer of an energy-based model, to start chains from."""
+
+    def fact(self, what: str) -> Fact | None:
+        return next((fact for fact in self.facts if fact.what == what), None)
 
 
 class RunStart(msgspec.Struct, frozen=True):

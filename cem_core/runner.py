@@ -58,10 +58,14 @@ class _Course:
 
 
 def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message]:
-    model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision)
+    model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
+    if not checkpoint.classes:
+        raise Refused(
+            f"{checkpoint.name} is an encoder, with features but no classes to sample towards: choose a head for it."
+        )
     for chain in spec.chains:
         _check_label(chain, checkpoint)
-    pixels, names, notes = starts.make(checkpoint, spec.chains)
+    pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
     x0 = torch.from_numpy(pixels).to(model.device)
     labels = _labels(model, x0, spec.chains)
     yield RunStart(
@@ -87,6 +91,11 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message
 def _check_label(chain: Chain, checkpoint: Checkpoint) -> None:
     if chain.label is not None and not 0 <= chain.label < len(checkpoint.classes):
         raise Refused(f"{checkpoint.name} has no class {chain.label}: it has 0 to {len(checkpoint.classes) - 1}.")
+
+
+def _replay(spec: RunSpec) -> Callable[[int], Floats]:
+    """The i-th image of the replay buffer, which is looked for when it is wanted."""
+    return lambda index: checkpoints.replay(spec.checkpoint, spec.choices)[index].numpy()
 
 
 def _labels(model: Model, x0: Tensor, chains: tuple[Chain, ...]) -> Tensor:

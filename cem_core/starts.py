@@ -6,8 +6,7 @@ covariance as `rank` leading directions and a per-pixel remainder.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -18,15 +17,20 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from cem_core import bundle, images
-from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused
+from cem_core import bundle, images, writing
+from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused, ReplayStart
 
 _START_KEY: Final = np.uint64(2**63 + 2)
 """Where the keys of starts lie: beyond any step, so a start is independent of the noise of its chain."""
 
 
-def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Floats, list[str], list[str]]:
+def make(
+    checkpoint: Checkpoint, chains: Iterable[Chain], replay: Callable[[int], Floats] | None = None
+) -> tuple[Floats, list[str], list[str]]:
     """(B, C, H, W) in [0,1], the name of each start, and what was done to each image.
+
+    Args:
+        replay: the i-th image (C, H, W) of the checkpoint's replay buffer; None: it has none.
 
     Raises:
         Refused: an image cannot be read, or there are no statistics for the classes of this model.
@@ -45,12 +49,23 @@ def make(checkpoint: Checkpoint, chains: Iterable[Chain]) -> tuple[Floats, list[
                 raise Refused("A class Gaussian start needs a class: choose a target.")
             name = f"Gaussian of {checkpoint.classes[chain.label]}"
             start = _statistics(checkpoint.classes, shape).draw(chain.label, random)
+        elif isinstance(chain.start, ReplayStart):
+            if replay is None or not checkpoint.replay:
+                raise Refused(f"{checkpoint.name} has no replay buffer: start from images or noise.")
+            index = int(random.integers(checkpoint.replay))
+            name, start = f"replay {index}", _square(replay(index), shape)
         else:
             name, start = "noise", random.random(shape, np.float32)
         pixels.append(start)
         names.append(name)
         notes.append(note)
     return np.stack(pixels), names, notes
+
+
+def _square(image: Floats, shape: tuple[int, ...]) -> Floats:
+    if image.shape != shape:
+        raise Refused(f"The replay buffer holds images of {image.shape[-1]} pixels: choose that image size.")
+    return image
 
 
 def has_gaussians(checkpoint: Checkpoint) -> bool:
@@ -124,16 +139,10 @@ def save(gaussians: Gaussians, classes: tuple[str, ...], path: Path, source: str
     """
     metadata = {"classes": msgspec.json.encode([_text(name) for name in classes]).decode(), "source": _text(source)}
     parts = {"mean": gaussians.mean, "directions": gaussians.directions, "rest": gaussians.rest}
-    data = safetensors_bytes({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, metadata)
-    try:
-        if not path.name or (path.exists() and not path.is_file()):
-            raise Refused(f"{path} cannot be written, being no ordinary file: choose another name.")
-        with tempfile.TemporaryDirectory(prefix=".cem-explorer-", dir=path.parent) as beside:
-            made = Path(beside) / path.name
-            made.write_bytes(data)  # with the usual permissions, which a temporary file has not
-            made.replace(path)
-    except OSError as error:
-        raise Refused(f"{path} cannot be written ({error.strerror or error}): choose another file.") from error
+    writing.replace(
+        path,
+        safetensors_bytes({key: np.ascontiguousarray(value, np.float16) for key, value in parts.items()}, metadata),
+    )
 
 
 def _text(name: str) -> str:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction, QActionGroup, QKeySequence
-from PySide6.QtWidgets import QMainWindow, QWidget
+from PySide6.QtWidgets import QMainWindow, QMenu, QWidget
 
 
 @dataclass
 class Actions:
     open_images: QAction
     open_model: QAction
+    open_zoo: QAction
+    details: QAction
+    clear_recent: QAction
     samples: QAction
     photos: QAction
     export: QAction
@@ -57,6 +60,9 @@ def make(window: QMainWindow, centre: QWidget) -> Actions:
     return Actions(
         open_images=action("Open &images…", standard.Open, "Start from image files"),
         open_model=action("Open &model…", "Ctrl+Shift+O", "Open a checkpoint file"),
+        open_zoo=action("Open from Robust&Bench…", "", "Open a published model, which is downloaded if you say so"),
+        details=action("Model &details…", "Ctrl+I", "What was recognised of the model, and what was assumed"),
+        clear_recent=action("&Clear", "", "Forget the recent files"),
         samples=action("&Sample images", "", "Start from the bundled images"),
         photos=action("Sample &photos", "", "Start from the bundled photos, which are larger than the model's input"),
         export=action("&Export…", "Ctrl+E", "Write images, animation, curves and settings"),
@@ -79,11 +85,15 @@ def make(window: QMainWindow, centre: QWidget) -> Actions:
     )
 
 
-def fill(window: QMainWindow, acts: Actions, views: QActionGroup, docks: list[QAction]) -> None:
-    """Put every action into a menu."""
+def fill(window: QMainWindow, acts: Actions, recent: QMenu, views: QActionGroup, docks: list[QAction]) -> None:
+    """Put every action into a menu; `recent` has its own."""
     bar = window.menuBar()
     file = bar.addMenu("&File")
     file.addActions([acts.open_images, acts.open_model])
+    file.addMenu(recent)
+    file.addActions([acts.open_zoo])
+    file.addSeparator()
+    file.addActions([acts.details])
     file.addSeparator()
     file.addActions([acts.samples, acts.photos])
     file.addSeparator()

@@ -20,7 +20,6 @@ class Exporter(QObject):
     began = Signal()
     ended = Signal(str, str)
     """The folder that was written, or empty; and a sentence if it failed. Both empty: cancelled."""
-    _wanted = Signal(object, str, object)
 
     def __init__(self, files: Files, settings: QSettings, parent: QWidget) -> None:
         super().__init__(parent)
@@ -28,7 +27,7 @@ class Exporter(QObject):
         self._parent = parent
         self.row = ExportRow()
         self.row.hide()
-        self._wanted.connect(files.export)
+        self._files = files
         self.row.cancelled.connect(files.cancel)
         files.exporting.connect(self.row.show_progress)
         files.exported.connect(self._exported)
@@ -48,7 +47,7 @@ class Exporter(QObject):
     def begin(self, session: Session, folder: Path, choices: Export) -> None:
         self.row.begin()
         self.began.emit()
-        self._wanted.emit(session, str(folder), choices)
+        self._files.export(session, str(folder), choices)
 
     def _free_folder(self, session: Session) -> Path:
         documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)

@@ -6,56 +6,229 @@ The first checkpoint brings torch along, which takes longer than all else: by th
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
 from cem_core import export, images
 from cem_core.export import Export, Progress
-from cem_core.messages import Device, Precision, Refused
+from cem_core.messages import Checkpoint, Device, Precision, Refused
 from cem_core.session import Session
+
+if TYPE_CHECKING:
+    from cem_core.zoo import Entry
 
 log = logging.getLogger(__name__)
 
+_TELL_EVERY: Final = 0.05
+"""Seconds between two words on how far an opening is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A model that somebody wants open. `cancelled` may be set from any thread."""
+
+    reference: str
+    """Name of a bundled model or path of a file; or what is shown of an entry."""
+    device: Device
+    precision: Precision
+    choices: dict[str, str] | None = None
+    """What the file is to be read as, remembered if it opens; None: what was remembered of it."""
+    entry: Entry | None = None
+    """A published model, which is downloaded first unless it is there."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A model that is open, and as what."""
+
+    reference: str
+    device: Device
+    precision: Precision
+    choices: dict[str, str]
+    checkpoint: Checkpoint
+    gaussians: bool
+    """Its classes have Gaussians to start from."""
+    notes: tuple[str, ...] = ()
+    """A sentence each."""
+
 
 class Files(QObject):
-    """Lives on its own thread. An export is advanced piece by piece, so that drops and a cancel get their turn."""
+    """Lives on its own thread, one thing at a time; a check waits for all else. An export is advanced piece by piece.
 
-    opened = Signal(str, object, object, bool)
-    """What was asked for, (device, precision), the Checkpoint, and whether its classes have Gaussians to start from."""
-    refused = Signal(str, str)
-    """What was asked for, and why it could not be opened."""
-    checked = Signal(list, list)
+    The window asks by plain calls from its own thread, and is answered by signals.
+    """
+
+    progress = Signal(object, str, float)
+    """Opening, what is being done, and the share of it."""
+    opened = Signal(object, object)
+    """Opening, OpenModel."""
+    refused = Signal(object, str)
+    """Opening, and why it could not be opened. Of one that was cancelled nothing is heard."""
+    checked = Signal(object, object)
+    """OpenModel, and its Check; None where the bundled images say nothing of it."""
+    zoo_listed = Signal(list, str)
+    """The published models that can be had; or a sentence if there are none."""
+    sifted = Signal(list, list)
     """Paths that are images, and a sentence for each that is not."""
     exporting = Signal(object)
     """Progress."""
     exported = Signal(str, str)
     """The folder that was written, or empty; and a sentence if it failed."""
+    _wanted = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
+        self._asked = 0
+        """Counted on the window's thread, and `_begun` on the other: where it is more, somebody waits."""
+        self._begun = 0
+        self._ending = threading.Event()
+        self._to_check: OpenModel | None = None
         self._export: Generator[Progress, None, None] | None = None
         self._out = ""
+        self._wanted.connect(self._begin)
 
-    @Slot(str, str, str)
-    def open(self, reference: str, device: Device, precision: Precision) -> None:
-        """Open a bundled model or a file; `opened` or `refused` follows. The run in progress is not touched."""
-        from cem_core import checkpoints, starts
+    # ---- on the window's thread --------------------------------------------------------------------------------------
+
+    def open(self, opening: Opening) -> None:
+        """Open a model; `opened` or `refused` follows unless it is cancelled. The run in progress is not touched."""
+        self._ask(lambda: self._open(opening))
+
+    def list_zoo(self) -> None:
+        """Ask what published models there are; `zoo_listed` follows."""
+        self._ask(self._list_zoo)
+
+    def sift(self, paths: list[str], size: int) -> None:
+        """Ask which of these files a model of this input size can start from; `sifted` follows."""
+        self._ask(lambda: self._sift(paths, size))
+
+    def export(self, session: Session, out: str, choices: Export) -> None:
+        """Begin an export; `exporting` follows until `exported`. An export in progress is cancelled."""
+        self._ask(lambda: self._begin_export(session, out, choices))
+
+    def cancel(self) -> None:
+        """End the export in progress; it leaves nothing behind."""
+        self._ask(self._cancel)
+
+    def end(self) -> None:
+        """Let go of what is under way, since the program ends."""
+        self._ending.set()
+
+    def _ask(self, job: Callable[[], None]) -> None:
+        self._asked += 1
+        self._wanted.emit(job)
+
+    # ---- on the file thread ------------------------------------------------------------------------------------------
+
+    @Slot(object)
+    def _begin(self, job: Callable[[], None]) -> None:
+        self._begun += 1
+        if not self._ending.is_set():
+            job()
+            QTimer.singleShot(0, self, self._check)
+
+    def _open(self, opening: Opening) -> None:
+        from cem_core import checkpoints
 
         try:
-            _, checkpoint = checkpoints.load(reference, device, precision)
+            model = self._opened(opening)
+        except checkpoints.Cancelled:
+            pass
         except Refused as refused:
-            self.refused.emit(reference, str(refused))
+            self.refused.emit(opening, str(refused))
         except Exception as error:
-            log.exception("opening %s failed", reference)
-            self.refused.emit(reference, f"{reference} could not be opened ({error}): the log file has the details.")
+            log.exception("opening %s failed", opening.reference)
+            said = f"{opening.reference} could not be opened ({error}): the log file has the details."
+            self.refused.emit(opening, said)
         else:
-            self.opened.emit(reference, (device, precision), checkpoint, starts.has_gaussians(checkpoint))
+            self._to_check = model
+            self.opened.emit(opening, model)
 
-    @Slot(list, int)
-    def check(self, paths: list[str], size: int) -> None:
-        """Which of these files a model of this input size can start from."""
+    def _opened(self, opening: Opening) -> OpenModel:
+        from cem_core import checkpoints, starts
+
+        def watching(what: str) -> Callable[[float], None]:
+            told = 0.0
+
+            def watch(share: float) -> None:
+                nonlocal told
+                if opening.cancelled.is_set() or self._ending.is_set():
+                    raise checkpoints.Cancelled
+                if time.monotonic() - told >= _TELL_EVERY:
+                    told = time.monotonic()
+                    self.progress.emit(opening, what, share)
+
+            return watch
+
+        reference, place = opening.reference, (opening.device, opening.precision)
+        watch = watching("Opening")
+        watch(0)
+        if opening.entry is not None:
+            from cem_core import zoo
+
+            reference = str(zoo.fetch(opening.entry, watching("Downloading")))
+        notes: list[str] = []
+        choices = opening.choices
+        if choices is None:
+            choices = checkpoints.recall(reference)
+        try:
+            _, checkpoint = checkpoints.load(reference, *place, choices, watch)
+        except Refused as refused:
+            if opening.choices is not None or not choices:
+                raise
+            # Chosen in an older version, perhaps: no reason never to open the file again.
+            notes.append(f"What was chosen for {Path(reference).name} before was left out: {refused}")
+            choices = {}
+            _, checkpoint = checkpoints.load(reference, *place, choices, watch)
+        watch(1)
+        if opening.choices is not None:
+            notes += _remember(checkpoint, choices)
+        notes += checkpoint.warnings
+        return OpenModel(reference, *place, choices, checkpoint, starts.has_gaussians(checkpoint), tuple(notes))
+
+    @Slot()
+    def _check(self) -> None:
+        """See what the model makes of the bundled images, once nobody waits for anything else."""
+        model = self._to_check
+        if model is None or self._export is not None or not self._idle():
+            return  # whatever is done before it comes back here
+        from cem_core import checkpoints
+
+        try:
+            check = checkpoints.check(model.reference, model.choices, self._idle)
+        except Refused:  # the file has gone since
+            check = None
+        except Exception:
+            log.exception("checking %s failed", model.reference)
+            check = None
+        if self._idle():  # else it was ended half-way
+            self._to_check = None
+            self.checked.emit(model, check)
+
+    def _idle(self) -> bool:
+        return self._asked == self._begun and not self._ending.is_set()
+
+    def _list_zoo(self) -> None:
+        from cem_core import zoo
+
+        try:
+            if zoo.installed():
+                self.zoo_listed.emit(list(zoo.entries()), "")
+            else:
+                self.zoo_listed.emit([], zoo.HOW_TO_INSTALL)
+        except Refused as refused:
+            self.zoo_listed.emit([], str(refused))
+        except Exception as error:
+            log.exception("listing RobustBench failed")
+            self.zoo_listed.emit([], f"RobustBench could not be asked ({error}): the log file has the details.")
+
+    def _sift(self, paths: list[str], size: int) -> None:
         good, bad = [], []
         for path in paths:
             try:
@@ -67,12 +240,10 @@ class Files(QObject):
                 bad.append(f"{Path(path).name} could not be read ({error}): the log file has the details.")
             else:
                 good.append(path)
-        self.checked.emit(good, bad)
+        self.sifted.emit(good, bad)
 
-    @Slot(object, str, object)
-    def export(self, session: Session, out: str, choices: Export) -> None:
-        """Begin an export; `exporting` follows until `exported`. An export in progress is cancelled."""
-        self.cancel()
+    def _begin_export(self, session: Session, out: str, choices: Export) -> None:
+        self._cancel()
         try:
             self._export, self._out = export.export(session, out, choices), out
         except Refused as refused:
@@ -84,12 +255,10 @@ class Files(QObject):
             self._advance()
 
     @Slot()
-    def cancel(self) -> None:
-        """End the export in progress; it leaves nothing behind."""
+    def _cancel(self) -> None:
         if self._export is not None:
             self._export.close()
-            self._export = None
-            self.exported.emit("", "")
+            self._done("", "")
 
     @Slot()
     def _advance(self) -> None:
@@ -114,6 +283,18 @@ class Files(QObject):
     def _done(self, out: str, problem: str) -> None:
         self._export = None
         self.exported.emit(out, problem)
+        QTimer.singleShot(0, self, self._check)
+
+
+def _remember(checkpoint: Checkpoint, choices: dict[str, str]) -> list[str]:
+    """Keep what was chosen for a file; a sentence if that fails, which is no reason not to open it."""
+    from cem_core import checkpoints
+
+    try:
+        checkpoints.remember(checkpoint.sha256, choices)
+    except Refused as refused:
+        return [f"What was chosen holds until the program ends: {refused}"]
+    return []
 
 
 class FilesThread(QThread):
@@ -124,9 +305,10 @@ class FilesThread(QThread):
         self.setObjectName("files")
         self.files = Files()
         self.files.moveToThread(self)
-        self.finished.connect(self.files.cancel)
+        self.finished.connect(self.files._cancel)
 
     def finish(self) -> None:
         """Cancel what is under way and wait."""
+        self.files.end()
         self.quit()
         self.wait()

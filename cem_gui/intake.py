@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,17 @@ from PySide6.QtGui import QImage
 
 from cem_core.messages import Refused
 
-_WEIGHTS: Final = {".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".latest", ".best"}
-IMAGE_FILTER: Final = "Images (*.png *.jpg *.jpeg *.webp *.gif *.bmp *.tif *.tiff);;All files (*)"
-MODEL_FILTER: Final = "Checkpoints (*.safetensors *.pt *.pth *.ckpt *.t7 *.tar *.bin);;All files (*)"
+_WEIGHTS: Final = (
+    ".safetensors", ".pt", ".pth", ".pt2", ".ckpt", ".t7", ".tar", ".bin", ".th", ".pyth", ".latest", ".best",
+    ".torchscript", ".checkpoint", ".weights",
+)  # fmt: skip
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_MAGIC: Final = (b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f920"))
+"""The first bytes of what torch writes, now and formerly."""
+_MOST_LOOKED_INTO: Final = 1000
+"""Files without a name that says what they are; of a larger folder the rest counts as images."""
+IMAGE_FILTER: Final = f"Images ({' '.join(f'*{suffix}' for suffix in _PICTURES)});;All files (*)"
+MODEL_FILTER: Final = f"Checkpoints ({' '.join(f'*{suffix}' for suffix in _WEIGHTS)} *.t7*);;All files (*)"
 
 
 def paths_of(data: QMimeData) -> list[str]:
@@ -30,19 +39,41 @@ def paths_of(data: QMimeData) -> list[str]:
 
 
 def sort(paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Checkpoints by their suffix, and the rest, which is read as images; a folder stands for the files in it."""
-    files = [str(file) for path in paths for file in _files(Path(path))]
-    weights = [file for file in files if Path(file).suffix.lower() in _WEIGHTS]
-    return weights, [file for file in files if file not in weights]
+    """Checkpoints by their first bytes or their suffix, and the rest, which is read as images.
+
+    A folder stands for the files in it.
+    """
+    weights: list[str] = []
+    pictures: list[str] = []
+    looks = _MOST_LOOKED_INTO
+    for file in (file for path in paths for file in _files(path)):
+        suffix = Path(file).suffix.lower()
+        known = suffix in _WEIGHTS or suffix in _PICTURES
+        looks -= not known
+        is_weights = suffix in _WEIGHTS if known or looks < 0 else _holds_weights(file)
+        (weights if is_weights else pictures).append(file)
+    return weights, pictures
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: str) -> list[str]:
     try:
-        if path.is_dir():
-            return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    except OSError:  # whoever reads it says what is wrong
+        if Path(path).is_dir():
+            with os.scandir(path) as found:  # which knows files from folders without asking for each
+                return sorted(file.path for file in found if file.is_file() and not file.name.startswith("."))
+    except (OSError, ValueError):  # whoever reads it says what is wrong
         pass
     return [path]
+
+
+def _holds_weights(path: str) -> bool:
+    try:
+        if not Path(path).is_file():  # a pipe might never answer
+            return False
+        with Path(path).open("rb") as file:
+            head = file.read(16)
+    except (OSError, ValueError):
+        return False
+    return head.startswith(_MAGIC) or (head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32)
 
 
 def _keep(image: QImage) -> str:

@@ -140,6 +140,13 @@ def _sheet(t: Theme) -> str:
     QFrame#card {{ background: {t.card}; border: 1px solid {t.border}; border-radius: 9px; }}
     QLabel#heading {{ color: {t.muted}; font-weight: 600; }}
     QLabel#muted {{ color: {t.muted}; }}
+    QTextEdit#passage {{ background: transparent; border: 0; padding: 0; }}
+    QPlainTextEdit, QTreeView {{ background: {t.field}; border: 1px solid {t.border}; border-radius: 6px;
+        selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
+    QTreeView {{ outline: 0; }} QTreeView::item {{ padding: 4px 6px; border: 0; }}
+    QTreeView::item:selected {{ background: {t.accent}; color: {t.on_accent}; }}
+    QHeaderView::section {{ background: {t.field}; color: {t.muted}; border: 0; border-bottom: 1px solid {t.border};
+        padding: 5px 8px; }}
     QLabel#notice {{ background: {t.field}; border: 1px solid {t.border}; border-left: 3px solid {t.red};
         border-radius: 6px; padding: 8px 10px; }}
     QPushButton {{ background: {t.field}; border: 1px solid {t.border}; border-radius: 6px; padding: 5px 12px; }}
@@ -149,7 +156,8 @@ def _sheet(t: Theme) -> str:
         border-color: {t.accent}; }}
     QPushButton#primary {{ font-weight: 600; }}
     QPushButton:checked:hover, QPushButton#primary:hover {{ border-color: {t.text}; }}
-    QPushButton:disabled {{ background: transparent; color: {t.faint}; border-color: {t.border}; }}
+    QPushButton:disabled, QPushButton#primary:disabled {{ background: transparent; color: {t.faint};
+        border-color: {t.border}; }}
     QDialogButtonBox {{ dialogbuttonbox-buttons-have-icons: 0; }}
     QPushButton#chip {{ padding: 3px 9px; }}
     QPushButton#chip:checked {{ background: {t.chip}; color: {t.text}; border-color: {t.accent}; }}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
 from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
@@ -25,13 +25,11 @@ from cem_core import __version__, bundle
 from cem_core.chains import lay_out
 from cem_core.messages import (
     Chain,
-    Checkpoint,
-    Device,
     GaussianStart,
     ImageStart,
     NoiseStart,
-    Precision,
     Refused,
+    ReplayStart,
     RunEnd,
     RunSpec,
     Sampler,
@@ -43,10 +41,11 @@ from cem_gui import actions, intake, theme
 from cem_gui.docks import Docks
 from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
+from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
 from cem_gui.panels.model import ModelPanel
-from cem_gui.panels.sampler import RunPanel, SamplerPanel
+from cem_gui.panels.sampler import RunPanel, SamplerPanel, StartKind
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.player import Player
 from cem_gui.widgets.image_grid import Bytes, to_image
@@ -59,12 +58,10 @@ _CHAINS: Final = 12
 _FRAME: Final = 40
 """Height that a window manager may add, which Qt learns too late."""
 _MOST_AT_ONCE: Final = 64
+_DRAWN: Final[dict[StartKind, Start]] = {"gaussian": GaussianStart(), "noise": NoiseStart(), "replay": ReplayStart()}
 
 
 class MainWindow(QMainWindow):
-    _open_wanted = Signal(str, str, str)
-    _check_wanted = Signal(list, int)
-
     def __init__(self, settings: QSettings, log_folder: Path) -> None:
         super().__init__()
         self.setWindowTitle("CEM Explorer")
@@ -72,11 +69,6 @@ class MainWindow(QMainWindow):
         self.setAcceptDrops(True)
         self.settings = settings
         self._log_folder = log_folder
-        self._checkpoint: Checkpoint | None = None
-        self._reference = bundle.DEFAULT_MODEL
-        """Name or path of the model that is open."""
-        self._place: tuple[Device, Precision] = ("auto", "float32")
-        """Where it is, and in which numbers."""
         self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
         self._targets: dict[int, int] = {}
         """Chains whose target was chosen one by one."""
@@ -97,10 +89,11 @@ class MainWindow(QMainWindow):
         self.acts = actions.make(self, self.centralWidget())
         self.run_panel = RunPanel(self.acts.run, self.acts.one_step, self.acts.stop)
         self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves)
-        actions.fill(self, self.acts, self.evolution.views, self.docks.toggles)
         keep_space(self.model, self.sampler, self.run_panel, self.evolution, self.timeline)
         self.player = Player(self)
         self.filing = FilesThread()
+        self.models = Models(self.filing.files, self.model, self.acts.clear_recent, settings, self)
+        actions.fill(self, self.acts, self.models.recent_menu, self.evolution.views, self.docks.toggles)
         self.exporter = Exporter(self.filing.files, settings, self)
         self._lay_out_status()
         self._settling = QTimer(self)
@@ -132,33 +125,34 @@ class MainWindow(QMainWindow):
         bar.addPermanentWidget(self.exporter.row)
 
     def _connect(self) -> None:
-        acts, player, files = self.acts, self.player, self.filing.files
+        acts, player, models, files = self.acts, self.player, self.models, self.filing.files
         player.began.connect(self._run_began)
         player.grew.connect(self._run_grew)
         player.ended.connect(self._run_ended)
         player.gait_changed.connect(self._show_gait)
-        self._open_wanted.connect(files.open)
-        files.opened.connect(self._opened)
-        files.refused.connect(self._model_refused)
-        self._check_wanted.connect(files.check)
-        files.checked.connect(self._checked)
+        models.opened.connect(self._model_opened)
+        models.none_open.connect(self._no_model)
+        models.said.connect(self.evolution.show_notice)
+        files.sifted.connect(self._sifted)
         self.exporter.began.connect(self._show_gait)
         self.exporter.ended.connect(self._exported)
 
-        self.model.chosen.connect(self.open_model)
         self.model.open_wanted.connect(acts.open_model.trigger)
-        self.model.placed.connect(self._placed)
+        self.model.details_wanted.connect(acts.details.trigger)
         self.sampler.changed.connect(self._sampler_changed)
         self.sampler.chains_changed.connect(self._chains_changed)
         self.sampler.targets_changed.connect(self._targets_changed)
         self.sampler.problem.connect(self._problem)
         self.evolution.selected.connect(self._chain_selected)
         self.evolution.menu_wanted.connect(self._show_menu)
+        self.evolution.details_wanted.connect(acts.details.trigger)
         self.timeline.stepped.connect(self.go_to)
         self.curves.stepped.connect(self.go_to)
 
         acts.open_images.triggered.connect(self._ask_images)
-        acts.open_model.triggered.connect(self._ask_model)
+        acts.open_model.triggered.connect(models.ask_file)
+        acts.open_zoo.triggered.connect(models.ask_zoo)
+        acts.details.triggered.connect(models.show_details)
         acts.samples.triggered.connect(self._use_samples)
         acts.photos.triggered.connect(self._use_photos)
         acts.export.triggered.connect(self._ask_export)
@@ -182,10 +176,6 @@ class MainWindow(QMainWindow):
         self._settling.timeout.connect(self._preview)
 
     def _restore(self) -> None:
-        self.model.set_models(list(bundle.models()))
-        self.model.set_place(
-            str(self.settings.value("device", "auto")), str(self.settings.value("precision", "float32"))
-        )
         self.sampler.set_count(_CHAINS)
         mode = self.settings.value("scheme", "system")
         for scheme in self.acts.schemes.actions():
@@ -202,7 +192,7 @@ class MainWindow(QMainWindow):
         self.filing.start()
         self.evolution.grid.setFocus()
         weights, pictures = intake.sort(paths)
-        self.open_model(weights[0] if weights else bundle.DEFAULT_MODEL)
+        self.models.open(weights[0] if weights else bundle.DEFAULT_MODEL)
         self.offer(pictures)
 
     def closeEvent(self, event: QCloseEvent) -> None:
@@ -220,40 +210,34 @@ class MainWindow(QMainWindow):
 
     # ---- models ------------------------------------------------------------------------------------------------------
 
-    @Slot(str)
-    def open_model(self, reference: str) -> None:
-        """Open a bundled model or a file; what is open stays, and goes on running, if that fails."""
-        self.model.show_opening(reference)
-        self._open_wanted.emit(reference, *self.model.place)
-
-    @Slot(str, object, object, bool)
-    def _opened(self, reference: str, place: tuple[Device, Precision], checkpoint: Checkpoint, gaussians: bool) -> None:
-        self._reference, self._place, self._checkpoint = reference, place, checkpoint
-        self.settings.setValue("device", place[0])
-        self.settings.setValue("precision", place[1])
+    @Slot()
+    def _model_opened(self) -> None:
+        """Begin anew with it. If nothing can be sampled from it, the run in progress is not touched."""
+        model = self.models.current
+        assert model is not None
         self._targets.clear()
         self.evolution.clear_notice()
-        self.model.show_checkpoint(reference, checkpoint)
-        self.sampler.show_checkpoint(checkpoint, gaussians)
-        self._targets_before = self._one_per_target()
+        if not self.models.hindrance:
+            self.sampler.show_checkpoint(model.checkpoint, model.gaussians)
+            self._targets_before = self._one_per_target()
         self._preview()
-
-    @Slot(str, str)
-    def _model_refused(self, reference: str, sentence: str) -> None:
-        self.model.show_refused(self._reference)
-        self._problem(sentence)
-        asked, open_now = self.model.place, self._place
-        self.model.set_place(*open_now)
-        if self._checkpoint is None and asked != open_now:
-            self.open_model(reference)  # a device of another day: start on one that is there
-        elif self._checkpoint is None and reference != bundle.DEFAULT_MODEL:
-            self.open_model(bundle.DEFAULT_MODEL)
-        elif self._checkpoint is None:
-            self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
+        self._show_gait()
 
     @Slot()
-    def _placed(self) -> None:
-        self.open_model(self._reference)
+    def _no_model(self) -> None:
+        self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
+        self._show_gait()
+
+    def _say_hindrance(self) -> None:
+        """Where a run would be seen, unless there is one."""
+        self._settling.stop()
+        if self.player.waits:
+            self.player.abandon()
+        said, offer = self.models.hindrance, "Choose a head…" if self.models.offers_heads else ""
+        if self.player.session is not None and len(self.player.session) > 1:
+            self.evolution.show_notice(said, offer)
+        else:
+            self.evolution.show_empty(said, offer)
 
     # ---- images ------------------------------------------------------------------------------------------------------
 
@@ -263,17 +247,17 @@ class MainWindow(QMainWindow):
         if weights or pictures:
             self.evolution.clear_notice()  # what was said of files before these
         if weights:
-            self.open_model(weights[0])
+            self.models.open(weights[0])
         if pictures:
-            size = self._checkpoint.size if self._checkpoint else 32
-            self._check_wanted.emit(pictures[:_MOST_AT_ONCE], size)
+            size = self.models.checkpoint.size if self.models.checkpoint else 32
+            self.filing.files.sift(pictures[:_MOST_AT_ONCE], size)
         if paths and not weights and not pictures:
             self._problem(f"{Path(paths[0]).name} is an empty folder: choose one with images in it.")
         if len(pictures) > _MOST_AT_ONCE:
             self._problem(f"The first {_MOST_AT_ONCE} of {len(pictures)} images are taken.")
 
     @Slot(list, list)
-    def _checked(self, good: list[str], bad: list[str]) -> None:
+    def _sifted(self, good: list[str], bad: list[str]) -> None:
         if bad:
             more = f"\nand {len(bad) - 5} more" if len(bad) > 5 else ""
             self._problem("\n".join(bad[:5]) + more)
@@ -305,13 +289,6 @@ class MainWindow(QMainWindow):
         if paths:
             self.settings.setValue("images", str(Path(paths[0]).parent))
             self.offer(paths)
-
-    @Slot()
-    def _ask_model(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open a model", self._folder("models"), intake.MODEL_FILTER)
-        if path:
-            self.settings.setValue("models", str(Path(path).parent))
-            self.open_model(path)
 
     def _folder(self, kind: str) -> str:
         return str(self.settings.value(kind, str(Path.home())))
@@ -379,15 +356,21 @@ class MainWindow(QMainWindow):
     def _begin(self, gait: Literal["running", "paused"]) -> None:
         """A new run with what the panels say."""
         self._settling.stop()
-        if self._checkpoint is None:
+        model = self.models.current
+        if model is None:
+            return
+        if self.models.hindrance:
+            self._say_hindrance()
             return
         try:
             spec = RunSpec(
                 uuid.uuid4().hex[:12],
-                self._reference,
+                model.reference,
                 self.sampler.sampler,
-                self._chains(),
-                *self._place,
+                self._chains(model.checkpoint.classes),
+                model.device,
+                model.precision,
+                model.choices,
             )
         except Refused as refused:
             self.player.abandon()  # what stands ready is not what is asked for any more
@@ -395,16 +378,15 @@ class MainWindow(QMainWindow):
         else:
             self.player.begin(spec, gait)
 
-    def _chains(self) -> tuple[Chain, ...]:
-        assert self._checkpoint is not None
-        kind, classes = self.sampler.start_kind, self._checkpoint.classes
+    def _chains(self, classes: Sequence[str]) -> tuple[Chain, ...]:
+        kind = self.sampler.start_kind
         starts: list[Start]
         seen: list[int | None] = []
         if kind == "image":
             starts = [ImageStart(path) for path in self._paths]
             seen = [bundle.class_shown(path, classes) for path in self._paths]
         else:
-            starts = [GaussianStart() if kind == "gaussian" else NoiseStart()]
+            starts = [_DRAWN[kind]]
         chains = lay_out(
             self.sampler.sampler,
             starts,
@@ -547,7 +529,9 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _show_gait(self) -> None:
-        running, opened = self.player.gait == "running", self._checkpoint is not None
+        running, hindrance = self.player.gait == "running", self.models.hindrance
+        under_way = self.player.gait != "ended" and not self.player.waits
+        can_run = under_way or (self.models.current is not None and not hindrance)
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
         goes_on = self.player.gait == "paused" and not self.player.waits
         run.setText("Pa&use" if running else "&Continue" if goes_on else "&Run")
@@ -558,14 +542,23 @@ class MainWindow(QMainWindow):
         stop.setIconText("Stop")
         stop.setIcon(theme.icon("stop"))
         for act in (run, step):
-            act.setEnabled(opened)
+            act.setEnabled(can_run)
+            act.setToolTip(act.statusTip() if can_run else hindrance or act.statusTip())
+        self.sampler.setEnabled(under_way or not hindrance)
+        self.sampler.setToolTip(hindrance)
+        self.acts.details.setEnabled(self.models.current is not None)
         self.acts.export.setEnabled(self.player.session is not None and not self.exporter.busy)
         self.hints.setVisible(not self.exporter.busy)
         self.acts.back.setEnabled(self.player.previous is not None)
         self._show_progress()
 
     def _show_progress(self) -> None:
-        self._say(self.player.describe(self._length()))
+        if self.models.hindrance and self.player.gait == "ended":
+            self._say("An encoder is open: there is nothing to run")
+        elif self.models.current is None and not self.models.is_opening:
+            self._say("No model is open")
+        else:
+            self._say(self.player.describe(self._length()))
 
     def _say(self, text: str) -> None:
         self.status.setText(text)
@@ -595,7 +588,8 @@ class MainWindow(QMainWindow):
         menu.popup(where)
 
     def _is_of_open_model(self, session: Session) -> bool:
-        return self._checkpoint is not None and session.start.checkpoint.sha256 == self._checkpoint.sha256
+        ours, theirs = self.models.checkpoint, session.start.checkpoint
+        return ours is not None and (ours.sha256, ours.classes) == (theirs.sha256, theirs.classes)
 
     @Slot(QAction)
     def _target_chosen(self, choice: QAction) -> None:

@@ -1,31 +1,46 @@
-"""PreAct ResNet-18/34 for 32×32 images, as kuangliu/pytorch-cifar and locuslab name its keys (He et al. 2016)."""
+"""PreAct ResNet for 32×32 images, as kuangliu/pytorch-cifar and locuslab name its keys (He et al. 2016)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cem_core.messages import Fact
-from cem_core.models.family import Plan, Shapes, count
-from cem_core.models.model import Network
+from cem_core.models.activations import ACTIVATIONS
+from cem_core.models.family import Evidence, Plan, Shapes, count, head_named, shown
+from cem_core.models.model import Network, fold_pair, pooled
 
-FAMILY = "preact_resnet"
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-_DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+FAMILY: Final = "preact_resnet"
+_DEPTHS: Final = {
+    (False, (2, 2, 2, 2)): 18,
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 6, 3)): 50,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
+}
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: str, *, shortcut_activated: bool) -> None:
+    """Two 3×3 convolutions; as a bottleneck, 1×1, 3×3 and 1×1 to four times the width."""
+
+    def __init__(
+        self, inputs: int, width: int, stride: int, activation: str, *, bottleneck: bool, shortcut_activated: bool
+    ) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn2: nn.Module = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        outputs = 4 * width if bottleneck else width
         self.act = ACTIVATIONS[activation]()
         self.shortcut_activated = shortcut_activated
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn2: nn.Module = nn.BatchNorm2d(width)
+        if bottleneck:
+            self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+            self.bn3: nn.Module = nn.BatchNorm2d(width)
+            self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
 
@@ -33,16 +48,19 @@ class Block(nn.Module):
         h = self.act(self.bn1(x))
         if hasattr(self, "shortcut"):
             x = self.shortcut(h if self.shortcut_activated else x)
-        h = self.act(self.bn2(self.conv1(h)))
-        return x + self.conv2(h)  # type: ignore[no-any-return]
+        h = self.conv2(self.act(self.bn2(self.conv1(h))))
+        if hasattr(self, "conv3"):
+            h = self.conv3(self.act(self.bn3(h)))
+        return x + h  # type: ignore[no-any-return]
 
     def fold(self) -> None:
-        if isinstance(self.bn2, nn.BatchNorm2d):
-            self.conv1, self.bn2 = fuse_conv_bn_eval(self.conv1, self.bn2), nn.Identity()
+        fold_pair(self, "conv1", "bn2")
+        if hasattr(self, "conv3"):
+            fold_pair(self, "conv2", "bn3")
 
 
 class PreActResNet(Network):
-    """Normalised (B, C, H, W) to logits (B, K)."""
+    """Normalised (B, C, H, W) to logits (B, K); `classes` 0: no head."""
 
     def __init__(
         self,
@@ -52,6 +70,7 @@ class PreActResNet(Network):
         classes: int,
         activation: str,
         *,
+        bottleneck: bool,
         shortcut_activated: bool,
         final_bn: bool,
     ) -> None:
@@ -59,27 +78,29 @@ class PreActResNet(Network):
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         inputs = width
         for stage, number in enumerate(blocks, start=1):
-            outputs = width * 2 ** (stage - 1)
+            inner = width * 2 ** (stage - 1)
             strides = (1 if stage == 1 else 2, *[1] * (number - 1))
             layer = []
             for stride in strides:
-                layer.append(Block(inputs, outputs, stride, activation, shortcut_activated=shortcut_activated))
-                inputs = outputs
+                block = Block(
+                    inputs, inner, stride, activation, bottleneck=bottleneck, shortcut_activated=shortcut_activated
+                )
+                layer.append(block)
+                inputs = 4 * inner if bottleneck else inner
             setattr(self, f"layer{stage}", nn.Sequential(*layer))
         self.stages = len(blocks)
         self.act = ACTIVATIONS[activation]()
         if final_bn:
             self.bn = nn.BatchNorm2d(inputs)
-        self.linear = nn.Linear(inputs, classes)
+        self.head = nn.Linear(inputs, classes) if classes else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, K)."""
+    def features(self, x: Tensor) -> Tensor:
         h = self.conv1(x)
         for stage in range(1, self.stages + 1):
             h = getattr(self, f"layer{stage}")(h)
         if hasattr(self, "bn"):
             h = self.act(self.bn(h))
-        return self.linear(h.mean((2, 3)))  # type: ignore[no-any-return]
+        return pooled(h, 4)
 
     def fold(self) -> None:
         for block in self.modules():
@@ -87,40 +108,46 @@ class PreActResNet(Network):
                 block.fold()
 
 
-def recognise(shapes: Shapes, metadata: Mapping[str, str]) -> Plan | None:
-    """A plan if the keys are those of this family with basic blocks, else None."""
-    signature = {"conv1.weight", "layer1.0.bn1.weight", "layer1.0.conv2.weight", "linear.weight"}
-    if not signature <= shapes.keys() or "bn1.weight" in shapes or "layer1.0.conv3.weight" in shapes:
+def recognise(shapes: Shapes, evidence: Evidence) -> Plan | None:
+    """A plan if the keys are those of this family, else None."""
+    signature = {"conv1.weight", "layer1.0.bn1.weight", "layer1.0.conv2.weight", "layer4.0.conv2.weight"}
+    if not signature <= shapes.keys() or "bn1.weight" in shapes or "layer4.0.shortcut.0.weight" not in shapes:
         return None
-    stem = shapes["conv1.weight"]
-    if len(stem) != 4 or stem[2] != 3 or len(shapes["linear.weight"]) != 2:
-        return None
+    stem, last = shapes["conv1.weight"], shapes.get("linear.weight", (0, 0))
     blocks = tuple(count(shapes, f"layer{stage}") for stage in range(1, 5))
-    final_bn = "bn.weight" in shapes
-    activation = metadata.get("activation", "relu")
-    shortcut = metadata.get("shortcut_input", "activated" if final_bn else "raw")
-    if activation not in ACTIVATIONS or 0 in blocks:
+    if len(stem) != 4 or stem[2] != 3 or len(last) != 2 or 0 in blocks:
         return None
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    final_bn = "bn.weight" in shapes
+    activation = evidence.settle("activation", tuple(ACTIVATIONS), "relu", 0.9, "all published files")
+    facts = [shown("width", stem[0]), activation]
+    shortcut = "activated"  # the only one that is ever written with bottlenecks
+    if not bottleneck:
+        guess, why = ("activated", "as locuslab's, with its final bn") if final_bn else ("raw", "there is no final bn")
+        fact = evidence.settle("shortcut input", ("activated", "raw"), guess, 0.7, why)
+        shortcut = fact.value
+        facts.append(fact)
+    depth = _DEPTHS.get((bottleneck, blocks), 2 + (3 if bottleneck else 2) * sum(blocks))
+    width = stem[0]
     return Plan(
         family=FAMILY,
-        title=f"PreAct ResNet-{_DEPTHS.get(blocks, 2 + 2 * sum(blocks))}",
+        title=f"PreAct ResNet-{depth}",
         channels=stem[1],
-        classes=shapes["linear.weight"][0],
+        classes=last[0],
+        features=width * 8 * (4 if bottleneck else 1),
         size=32,
-        facts=(
-            Fact("depth", str(_DEPTHS.get(blocks, 2 + 2 * sum(blocks))), "file"),
-            Fact("width", str(stem[0]), "file"),
-            Fact("activation", activation, "file" if "activation" in metadata else "guess"),
-            Fact("shortcut input", shortcut, "file" if "shortcut_input" in metadata else "guess"),
-        ),
+        facts=(shown("depth", depth), *facts),
         build=partial(
             PreActResNet,
             blocks,
-            stem[0],
+            width,
             stem[1],
-            shapes["linear.weight"][0],
-            activation,
+            last[0],
+            activation.value,
+            bottleneck=bottleneck,
             shortcut_activated=shortcut == "activated",
             final_bn=final_bn,
         ),
+        key_of=head_named("linear"),
+        stem=("conv1.weight", "layer1.0.bn1"),
     )

@@ -36,6 +36,7 @@ _STRAY: Final = 1.0
 
 class EvolutionPanel(QWidget):
     selected = Signal(int)
+    details_wanted = Signal()
     menu_wanted = Signal(int, QPoint)
     """Chain under the mouse or -1, and where on the screen."""
 
@@ -91,12 +92,14 @@ class EvolutionPanel(QWidget):
         self.notice.setWordWrap(True)
         self.notice.setTextFormat(Qt.TextFormat.PlainText)
         self.notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._notice_offer = self._offer()
         self._close_notice = QPushButton("Dismiss")
         self._close_notice.clicked.connect(self.clear_notice)
         self._notice_row = QWidget()
         notice = QHBoxLayout(self._notice_row)
         notice.setContentsMargins(0, 0, 0, 0)
         notice.addWidget(self.notice, 1)
+        notice.addWidget(self._notice_offer)
         notice.addWidget(self._close_notice)
         self._notice_row.hide()
 
@@ -104,10 +107,18 @@ class EvolutionPanel(QWidget):
         self.empty.setObjectName("muted")
         self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.empty.setWordWrap(True)
+        self._empty_offer = self._offer()
+        self._empty_page = QWidget()
+        empty = QVBoxLayout(self._empty_page)
+        empty.setSpacing(14)
+        empty.addStretch(1)
+        empty.addWidget(self.empty)
+        empty.addWidget(self._empty_offer, 0, Qt.AlignmentFlag.AlignHCenter)
+        empty.addStretch(1)
         self.grid = ImageGrid()
         self.large = LargeImage()
         self.stack = QStackedWidget()
-        for widget in (self.empty, self.grid, self.large):
+        for widget in (self._empty_page, self.grid, self.large):
             self.stack.addWidget(widget)
         self.about = QElidingLabel("")
         self.about.setObjectName("muted")
@@ -144,7 +155,7 @@ class EvolutionPanel(QWidget):
         self._start, self._first, self._origin = start, first.pixels, first
         self.grid.set_starts(self._shown(first.pixels))
         self.show_step(first)
-        if self.stack.currentWidget() is self.empty:
+        if self.stack.currentWidget() is self._empty_page:
             self.stack.setCurrentWidget(self.grid)
         self._write_about()
 
@@ -152,15 +163,19 @@ class EvolutionPanel(QWidget):
         self._step = step
         self._paint()
 
-    def show_empty(self, text: str) -> None:
-        """Nothing to show yet, and what to do."""
+    def show_empty(self, text: str, offer: str = "") -> None:
+        """Nothing to show yet, and what to do; where the model's details have the answer, a button to them."""
         self.empty.setText(text)
-        self.stack.setCurrentWidget(self.empty)
+        _show_offer(self._empty_offer, offer)
+        self.stack.setCurrentWidget(self._empty_page)
 
-    def show_notice(self, text: str) -> None:
+    def show_notice(self, text: str, offer: str = "") -> None:
         """A message that stays until it is dismissed; what is shown stays too, and the messages before it."""
-        said = self.notice.text().splitlines() if not self._notice_row.isHidden() else []
+        shown = not self._notice_row.isHidden()
+        said = self.notice.text().splitlines() if shown else []
         self.notice.setText("\n".join([*(line for line in said if line != text), text][-_NOTICES:]))
+        if offer or not shown:
+            _show_offer(self._notice_offer, offer)
         self._notice_row.show()
 
     def clear_notice(self) -> None:
@@ -180,6 +195,12 @@ class EvolutionPanel(QWidget):
     def thumbnail(self, step: Step, chain: int) -> Bytes:
         """(H, W, 3)."""
         return np.asarray(self._shown(step.pixels[chain : chain + 1])[0])
+
+    def _offer(self) -> QPushButton:
+        button = QPushButton()
+        button.clicked.connect(self.details_wanted)
+        button.hide()
+        return button
 
     @staticmethod
     def _shown(pixels: Floats) -> Bytes:
@@ -266,3 +287,8 @@ class EvolutionPanel(QWidget):
 
     def _probe_large(self, x: int, y: int) -> None:
         self._probe(self.chosen if x >= 0 else -1, x, y)
+
+
+def _show_offer(button: QPushButton, text: str) -> None:
+    button.setText(text)
+    button.setVisible(bool(text))

@@ -1,33 +1,30 @@
-"""The model: which one, what was recognised, and where each assumption came from."""
+"""The model: which one, what was recognised, and what of that is assumed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from PySide6.QtCore import QSignalBlocker, Qt, Signal
-from PySide6.QtWidgets import (
-    QComboBox,
-    QDialog,
-    QDialogButtonBox,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QProgressBar, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
 from cem_core.messages import Checkpoint, Device, Precision
-from cem_gui.widgets.card import Card, form, muted, row
+from cem_gui.widgets.card import Card, form, row
+from cem_gui.widgets.fact import FactLine
 
-_SOURCES = {"file": "from the file", "name": "from the file name", "guess": "assumed"}
+_SHOW_AFTER_MS: Final = 200
+"""An opening that is over sooner is not worth a moving bar."""
+_OF_THE_NETWORK: Final = ("classes", "class names", "image size", "normalisation")
+"""Facts that have a row of their own; all others are of the network."""
 
 
 class ModelPanel(Card):
     chosen = Signal(str)
     """Name of a bundled model or path of a file."""
     open_wanted = Signal()
+    details_wanted = Signal()
+    cancelled = Signal()
     placed = Signal()
     """`place` was chosen anew."""
 
@@ -48,36 +45,47 @@ class ModelPanel(Card):
         self.precision.addItem("float32", "float32")
         self.precision.addItem("bfloat16", "bfloat16")
         self.precision.setToolTip("bfloat16 is about twice as fast; its pixels differ a little from float32.")
-        self._facts = {name: QElidingLabel("–") for name in ("Network", "Classes", "Input", "Measured")}
-        for label in self._facts.values():
-            label.setElideMode(Qt.TextElideMode.ElideRight)
+        self.facts = {name: FactLine() for name in ("Network", "Classes", "Input", "Normalised", "Check")}
         facts = form(
-            *((name, label, "") for name, label in self._facts.items()),
+            *((name, line, "") for name, line in self.facts.items()),
             ("Runs on", row(self.device, self.precision, stretch=-1), ""),
         )
         self.open_button = QPushButton("Open…")
         self.open_button.setToolTip("Open a checkpoint file, or drop one on the window")
         self.open_button.clicked.connect(self.open_wanted)
-        self.details_button = QPushButton("Details")
+        self.details_button = QPushButton("Details…")
+        self.details_button.setToolTip("Everything that was recognised, and what was assumed")
         self.details_button.setEnabled(False)
-        self.details_button.clicked.connect(self._show_details)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.open_button)
-        buttons.addWidget(self.details_button)
+        self.details_button.clicked.connect(self.details_wanted)
+        self.opening = OpeningRow()
+        self.opening.cancel.clicked.connect(self.cancelled)
+        self._foot = QStackedWidget()  # in one place, so that nothing moves when an opening begins or ends
+        self._foot.addWidget(row(self.open_button, self.details_button, stretch=-1))
+        self._foot.addWidget(self.opening)
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._late.setInterval(_SHOW_AFTER_MS)
+        self._late.timeout.connect(lambda: self._foot.setCurrentWidget(self.opening))
         self.body.addWidget(self.choice)
         self.body.addLayout(facts)
-        self.body.addLayout(buttons)
+        self.body.addWidget(self._foot)
         self.body.addStretch(1)
         self.device.activated.connect(self.placed)
         self.precision.activated.connect(self.placed)
         for combo in (self.choice, self.device, self.precision):
             combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys are the images' again
-        self._checkpoint: Checkpoint | None = None
 
-    def set_models(self, references: Sequence[str]) -> None:
-        """What can be chosen without a file dialog: bundled names and recent paths."""
-        for reference in references:
-            self._add(reference)
+    def set_models(self, bundled: Sequence[str], files: Sequence[tuple[str, str]] = ()) -> None:
+        """What can be chosen without a file dialog: bundled names, and (what is shown, path) of files."""
+        chosen = self.choice.currentData()
+        with QSignalBlocker(self.choice):
+            self.choice.clear()
+            for text, reference in [*((name, name) for name in bundled), *files]:
+                self.choice.addItem(text, reference)
+                self.choice.setItemData(self.choice.count() - 1, reference, Qt.ItemDataRole.ToolTipRole)
+            if files:
+                self.choice.insertSeparator(len(bundled))
+            self._choose(chosen)
 
     @property
     def place(self) -> tuple[Device, Precision]:
@@ -87,76 +95,89 @@ class ModelPanel(Card):
         self.device.setCurrentIndex(max(0, self.device.findData(device)))
         self.precision.setCurrentIndex(max(0, self.precision.findData(precision)))
 
-    def show_opening(self, reference: str) -> None:
-        self._facts["Network"].setText(f"Opening {_short(reference)} …")
+    def show_opening(self, name: str) -> None:
+        """Something is being opened: said, with a way to end it, unless it is over at once."""
+        self.opening.begin(name)
+        self._late.start()
+
+    def end_opening(self, reference: str) -> None:
+        """Back to what is open, under the reference by which it was opened; or nothing."""
+        self._late.stop()
+        self._foot.setCurrentIndex(0)
+        with QSignalBlocker(self.choice):
+            self._choose(reference)
 
     def show_checkpoint(self, reference: str, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._add(reference)
-        with QSignalBlocker(self.choice):
-            self.choice.setCurrentIndex(self.choice.findData(reference))
+        """What was recognised. `reference` is among those that can be chosen."""
+        self.end_opening(reference)
         self.choice.setToolTip(checkpoint.path)
         names = checkpoint.classes
-        shown = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-        facts = {fact.what: fact.value for fact in checkpoint.facts}
-        for name, text in (
-            ("Network", f"{checkpoint.title} · {checkpoint.parameters / 1e6:.1f} M"),
-            ("Classes", f"{len(names):,} · {shown}"),
-            ("Input", f"{checkpoint.size}×{checkpoint.size} · {'RGB' if checkpoint.channels == 3 else 'grey'}"),
-            ("Measured", facts.get("accuracy", "not yet")),
+        shown = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}" if names else ""
+        network = [fact for fact in checkpoint.facts if fact.what not in _OF_THE_NETWORK]
+        normalised, accuracy = checkpoint.fact("normalisation"), checkpoint.fact("accuracy")
+        colours = "RGB" if checkpoint.channels == 3 else "grey"
+        for name, text, about in (
+            ("Network", f"{checkpoint.title} · {_parameters(checkpoint.parameters)}", network),
+            (
+                "Classes",
+                f"{len(names):,} · {shown}" if names else f"Encoder · {checkpoint.features:,} features",
+                [checkpoint.fact("class names")],
+            ),
+            ("Input", f"{checkpoint.size}×{checkpoint.size} · {colours}", [checkpoint.fact("image size")]),
+            ("Normalised", normalised.value if normalised else "–", [normalised]),
+            ("Check", accuracy.value if accuracy else "–", []),
         ):
-            self._facts[name].setText(text)
-            self._facts[name].setToolTip(text)
+            self.facts[name].show_text(text, [fact for fact in about if fact is not None])
         self.details_button.setEnabled(True)
 
-    def show_refused(self, reference: str) -> None:
-        """Go back to what is open, if anything is."""
-        if self._checkpoint is None:
-            self._facts["Network"].setText("none open")
-        else:
-            self.show_checkpoint(reference, self._checkpoint)
+    def show_check(self, text: str, tip: str = "") -> None:
+        """What came of trying the model on images that are known."""
+        self.facts["Check"].show_text(text, tip=tip)
 
-    def _add(self, reference: str) -> None:
-        if self.choice.findData(reference) < 0:
-            self.choice.addItem(_short(reference), reference)
-            self.choice.setItemData(self.choice.count() - 1, reference, Qt.ItemDataRole.ToolTipRole)
+    def _choose(self, reference: str | None) -> None:
+        self.choice.setCurrentIndex(self.choice.findData(reference))
 
     def _activated(self, index: int) -> None:
         self.chosen.emit(self.choice.itemData(index))
 
-    def _show_details(self) -> None:
-        if self._checkpoint is not None:
-            Details(self._checkpoint, self).exec()
 
+class OpeningRow(QWidget):
+    """A model that is being opened: which, how far, and a way to end it."""
 
-class Details(QDialog):
-    """Every fact of a checkpoint, with its source."""
-
-    def __init__(self, checkpoint: Checkpoint, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setWindowTitle(f"{checkpoint.name} – details")
-        table = QFormLayout()
-        table.setHorizontalSpacing(18)
-        rows = [(fact.what.capitalize(), f"{fact.value}  ({_SOURCES[fact.source]})") for fact in checkpoint.facts]
-        rows += [("File", checkpoint.path), ("SHA-256", checkpoint.sha256)]
-        if checkpoint.ignored:
-            rows.append(("Not used", ", ".join(checkpoint.ignored)))
-        for name, text in rows:
-            label = QLabel(text)
-            label.setWordWrap(True)
-            label.setTextFormat(Qt.TextFormat.PlainText)
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            label.setMinimumWidth(420)
-            table.addRow(muted(name), label)
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
-        buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(20, 18, 20, 16)
-        layout.setSpacing(16)
-        layout.addLayout(table)
-        layout.addWidget(buttons)
+        self.what = QElidingLabel("")
+        self.what.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(4)
+        self.bar.setAccessibleName("Progress of the opening")
+        self.cancel = QPushButton("Cancel")
+        said = QVBoxLayout()
+        said.setSpacing(3)
+        said.addWidget(self.what)
+        said.addWidget(self.bar)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(10)
+        layout.addLayout(said, 1)
+        layout.addWidget(self.cancel)
+        self._name = ""
+
+    def begin(self, name: str) -> None:
+        self._name = name
+        self.bar.setRange(0, 0)
+        self._say("Opening")
+
+    def show_progress(self, what: str, share: float) -> None:
+        self.bar.setRange(0, 1000 if share > 0 else 0)  # with nothing known, it only moves
+        self.bar.setValue(round(1000 * share))
+        self._say(what)
+
+    def _say(self, what: str) -> None:
+        self.what.setText(f"{what} {self._name}")
+        self.what.setToolTip(self.what.text())
 
 
-def _short(reference: str) -> str:
-    """The file's own name."""
-    return reference.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+def _parameters(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"

@@ -23,7 +23,7 @@ from cem_gui.widgets.card import Card, form, heading, row
 from cem_gui.widgets.chips import Chips
 from cem_gui.widgets.number import Number
 
-StartKind = Literal["image", "gaussian", "noise"]
+StartKind = Literal["image", "gaussian", "noise", "replay"]
 _MANY_CLASSES: Final = 24
 _FIRST_CHOICE: Final = 10
 
@@ -169,8 +169,22 @@ class SamplerPanel(Card):
             self.chips.choose(range(known if known <= _MANY_CLASSES else _FIRST_CHOICE))
         item: Any = self.start.model()
         item.item(self.start.findData("gaussian")).setEnabled(gaussians)
-        if not gaussians and self.start_kind == "gaussian":
+        gone = "replay" if not checkpoint.replay else "gaussian" if not gaussians else ""
+        if self.start_kind == gone:
             self.set_start("image")
+        self._offer_replay(checkpoint.replay)
+
+    def _offer_replay(self, images: int) -> None:
+        """The buffer of an energy-based model is a start that hardly any other model has."""
+        index = self.start.findData("replay")
+        if images and index < 0:
+            self.start.addItem("Replay buffer", "replay")
+            index = self.start.count() - 1
+        elif not images and index >= 0:
+            self.start.removeItem(index)
+        if images:
+            tip = f"Draw from the {images:,} images that the model was trained with last"
+            self.start.setItemData(index, tip, Qt.ItemDataRole.ToolTipRole)
 
     def set_start(self, kind: StartKind) -> None:
         """Choose where chains start, with the preset that suits it."""

@@ -48,6 +48,15 @@ def muted(text: str) -> QLabel:
     return label
 
 
+def small(text: str = "") -> QLabel:
+    """What is said beside something, and not first."""
+    label = muted(text)
+    font = label.font()
+    font.setPointSizeF(font.pointSizeF() * 0.87)
+    label.setFont(font)
+    return label
+
+
 class Card(QFrame):
     """`body` takes the content; `head` takes what stands right of the title."""
 
