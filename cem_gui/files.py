@@ -59,6 +59,18 @@ class OpenModel:
     """A sentence each."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the bundled images say of a model."""
+
+    right: int
+    total: int
+    sentence: str
+    """Empty if all is well."""
+    better: bool
+    """Another reading of the file would do better."""
+
+
 class Files(QObject):
     """Lives on its own thread, one thing at a time; a check waits for all else. An export is advanced piece by piece.
 
@@ -72,7 +84,7 @@ class Files(QObject):
     refused = Signal(object, str)
     """Opening, and why it could not be opened. Of one that was cancelled nothing is heard."""
     checked = Signal(object, object)
-    """OpenModel, and its Check; None where the bundled images say nothing of it."""
+    """OpenModel, and a Verdict; None where the bundled images say nothing of it."""
     zoo_listed = Signal(list, str)
     """The published models that can be had; or a sentence if there are none."""
     sifted = Signal(list, list)
@@ -209,7 +221,8 @@ class Files(QObject):
             check = None
         if self._idle():  # else it was ended half-way
             self._to_check = None
-            self.checked.emit(model, check)
+            verdict = check and Verdict(check.right, check.total, check.sentence, check.better is not None)
+            self.checked.emit(model, verdict)
 
     def _idle(self) -> bool:
         return self._asked == self._begun and not self._ending.is_set()

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from PySide6.QtCore import QObject, QSettings, Signal, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QFileDialog, QMenu, QWidget
+from PySide6.QtWidgets import QFileDialog, QMainWindow, QMenu
 
 from cem_core import bundle
 from cem_core.messages import Checkpoint, Device, Precision
 from cem_gui import intake
-from cem_gui.files import Files, Opening, OpenModel
+from cem_gui.files import Files, Opening, OpenModel, Verdict
 from cem_gui.panels.details import Details
 from cem_gui.panels.model import ModelPanel
 from cem_gui.panels.zoo import ZooDialog
-
-if TYPE_CHECKING:
-    from cem_core.checkpoints import Check
 
 _RECENT: Final = 10
 """Files that are remembered."""
@@ -37,13 +34,13 @@ class Models(QObject):
     """A sentence that should be read; and where Details have the answer, what a button to them says."""
 
     def __init__(
-        self, files: Files, panel: ModelPanel, clear_recent: QAction, settings: QSettings, parent: QWidget
+        self, files: Files, panel: ModelPanel, clear_recent: QAction, settings: QSettings, window: QMainWindow
     ) -> None:
-        super().__init__(parent)
+        super().__init__(window)
         self._files = files
         self._panel = panel
         self._settings = settings
-        self._parent = parent
+        self._window = window
         self.current: OpenModel | None = None
         self._opening: Opening | None = None
         """What the panel waits for; answers to any other are passed over."""
@@ -51,7 +48,7 @@ class Models(QObject):
         """Why something else is being opened than was asked for: to be said once that is open."""
         self._details: Details | None = None
         self._clear_recent = clear_recent
-        self.recent_menu = QMenu("Open &recent", parent)
+        self.recent_menu = QMenu("Open &recent", window.menuBar())
         self.recent_menu.setToolTipsVisible(True)
         self.recent_menu.triggered.connect(self._recent_chosen)
         clear_recent.triggered.connect(self._forget_recent)
@@ -187,26 +184,26 @@ class Models(QObject):
             self.open(bundle.DEFAULT_MODEL)
 
     @Slot(object, object)
-    def _checked(self, model: OpenModel, check: Check | None) -> None:
+    def _checked(self, model: OpenModel, verdict: Verdict | None) -> None:
         if model is not self.current:
             return
         measured = model.checkpoint.fact("accuracy") is not None and not model.choices
-        if check is None:
+        if verdict is None:
             if not measured:
                 self._panel.show_check("no images of its classes" if model.checkpoint.classes else "–")
         else:
             if not measured:
-                said = f"{check.right} of {check.total}"
+                said = f"{verdict.right} of {verdict.total}"
                 self._panel.show_check(f"{said} images recognised", f"{said} bundled images are recognised")
-            if check.sentence:
-                self.said.emit(check.sentence, "Details…" if check.better else "")
+            if verdict.sentence:
+                self.said.emit(verdict.sentence, "Details…" if verdict.better else "")
 
     # ---- choosing ----------------------------------------------------------------------------------------------------
 
     @Slot()
     def ask_file(self) -> None:
         folder = str(self._settings.value("models", str(Path.home())))
-        path, _ = QFileDialog.getOpenFileName(self._parent, "Open a model", folder, intake.MODEL_FILTER)
+        path, _ = QFileDialog.getOpenFileName(self._window, "Open a model", folder, intake.MODEL_FILTER)
         if path:
             self._settings.setValue("models", str(Path(path).parent))
             self.open(path)
@@ -221,7 +218,7 @@ class Models(QObject):
         if problem:
             self.said.emit(problem, "")
             return
-        dialog = ZooDialog(entries, self._parent)
+        dialog = ZooDialog(entries, self._window)
         if dialog.exec() and (entry := dialog.entry) is not None:
             self._begin(Opening(entry.name, *self._panel.place, entry=entry))
         dialog.deleteLater()
@@ -230,7 +227,7 @@ class Models(QObject):
     def show_details(self) -> None:
         if self.current is None or self._details is not None:
             return
-        self._details = Details(self._parent)
+        self._details = Details(self._window)
         self._details.applied.connect(self._read_otherwise)
         self._details.cancelled.connect(self.cancel)
         self._details.finished.connect(self._details_closed)

@@ -251,6 +251,7 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
     network = _fit(path, plan, tensors)
     taken = {plan.key_of(key) for key in network.state_dict()}
     unused = sorted(tensors.keys() - taken)
+    _refuse_strange(path, plan, taken, unused)
     facts = [
         *found.facts,
         *plan.facts,
@@ -272,6 +273,24 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
     )
     _check_choices(choices, checkpoint)
     return Opened(path, plan, tensors, normalisation, checkpoint, said, replay)
+
+
+def _refuse_strange(path: Path, plan: Plan, taken: set[str], unused: list[str]) -> None:
+    """Parts within the layers of a network that it does not have, such as learned activations: it would be wrong."""
+    layers = {key.split(".")[0] for key in taken if key.count(".") > 1}
+    strange = [
+        key
+        for key in unused
+        if key.count(".") > 1
+        and key.split(".")[0] in layers
+        and not key.endswith("num_batches_tracked")
+        and not plan.idle(key)
+    ]
+    if strange:
+        raise Refused(
+            f"{path.name} looks like a {plan.title}, but has parts that one has not ({strange[0][:80]}): "
+            "this architecture is not known here."
+        )
 
 
 def _some(keys: list[str]) -> str:

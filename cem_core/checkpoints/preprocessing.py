@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -88,7 +89,8 @@ def settle(
     if (chosen := choices.get("normalisation")) is not None:
         return fact(chosen, "choice", 1.0, "")
     if (written := said.get("normalisation")) is not None:
-        return fact(written, "file", 1.0, "")
+        with suppress(Refused):  # numbers for another network
+            return fact(written, "file", 1.0, "")
     if buffers := _buffers(plan.channels, everything):
         return fact(named(*buffers), "file", 1.0, "")
     if plan.normalisation and plan.normalisation[1] > 0.9:

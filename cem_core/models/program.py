@@ -69,6 +69,13 @@ _SILENT: Final = (
     "sym_constrain_range_for_size",
     "warn",
 )
+_MAKERS: Final = ("zeros", "ones", "full", "arange", "linspace", "eye")
+_ON_SINGLE_NAMES: Final = (
+    "add sub rsub mul div true_divide floor_divide remainder neg pow sqrt abs ceil floor round trunc eq ne lt le gt ge "
+    "minimum maximum to _to_copy clone detach lift_fresh lift_fresh_copy scalar_tensor"
+)
+_ON_SINGLE: Final = frozenset(_ON_SINGLE_NAMES.split())
+"""These make one number out of numbers."""
 _CODES: Final = {
     torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5,
     torch.float32: 6, torch.float64: 7, torch.bool: 11, torch.bfloat16: 15,
@@ -180,6 +187,12 @@ _REPLACED: Final[Mapping[str, Callable[..., Any]]] = {
 }
 
 
+def _without_data(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return type(value)(_without_data(item) for item in value) if type(value) in (list, tuple) else value
+
+
 def _sane(values: Iterable[Any]) -> bool:
     """Whether all scales are: others would be turned into indices of no meaning."""
     flat = [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
@@ -210,7 +223,7 @@ class Walk:
                 "safe: open the state dict instead."
             )
         args, kwargs = list(args), dict(kwargs)
-        if "device" in kwargs:
+        if "device" in kwargs or name in _MAKERS:
             kwargs["device"] = self.x.device
         kwargs.pop("pin_memory", None)
         if kwargs.get("dtype") in _FLOATS:
@@ -228,6 +241,9 @@ class Walk:
             function = getattr(function, overload)
         if "upsample" in name and not _sane([*args, *kwargs.values()]):
             raise Misfit("a scale is out of range")
+        if self.x.is_meta and name not in _ON_SINGLE:  # numbers that sizes are computed with have data even now
+            args = [_without_data(arg) for arg in args]
+            kwargs = {key: _without_data(arg) for key, arg in kwargs.items()}
         made = function(*args, **kwargs)
         if self.x.is_meta:
             self._count(name, [*args, *kwargs.values()], made)
@@ -756,6 +772,7 @@ _PRIMS: Final[Mapping[str, Callable[..., Any]]] = {
     "is_cuda": lambda x: x.is_cuda,
     "is_quantized": lambda _: False,
     "is_nested": lambda _: False,
+    "type": lambda _: "cpu",
     "is_mkldnn": lambda _: False,
     "is_sparse": lambda _: False,
     "requires_grad": lambda _: True,

@@ -169,8 +169,8 @@ class SamplerPanel(Card):
             self.chips.choose(range(known if known <= _MANY_CLASSES else _FIRST_CHOICE))
         item: Any = self.start.model()
         item.item(self.start.findData("gaussian")).setEnabled(gaussians)
-        gone = "replay" if not checkpoint.replay else "gaussian" if not gaussians else ""
-        if self.start_kind == gone:
+        there = {"gaussian": gaussians, "replay": bool(checkpoint.replay)}
+        if not there.get(self.start_kind, True):
             self.set_start("image")
         self._offer_replay(checkpoint.replay)
 

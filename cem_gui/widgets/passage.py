@@ -31,13 +31,14 @@ class Passage(QTextEdit):
         self.viewport().setCursor(Qt.CursorShape.IBeamCursor)
         self.document().setDocumentMargin(0)
         self.setViewportMargins(INDENT, PAD, 0, PAD)
-        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
         self.setPlainText(text)
 
     def heightForWidth(self, width: int) -> int:
         document = self.document().clone()
+        document.setDocumentMargin(0)  # which is not cloned
         document.setTextWidth(width - INDENT)
         return round(document.size().height()) + 2 * PAD
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cem_core import bundle, checkpoints, starts
 from cem_core.messages import Chain, ImageStart, Refused
-from cem_core.models import Model, preact_resnet
+from cem_core.models import Evidence, Model, Normalisation, preact_resnet
 
 
 def images(size: int = 16, count: int = 5, channels: int = 3) -> Tensor:
@@ -74,9 +74,10 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
         "width": ("32", "file"),
         "activation": ("silu", "file"),
         "shortcut input": ("activated", "file"),
-        "normalisation": ("mean 0.4914/0.4822/0.4465, std 0.2471/0.2435/0.2616", "file"),
-        "image size": ("32×32", "file"),
-        "class names": ("10 names", "file"),
+        "classes": ("10", "file"),
+        "normalisation": ("CIFAR-10", "file"),
+        "image size": ("32", "file"),
+        "class names": ("CIFAR-10", "file"),
     }
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -89,7 +90,7 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
 def test_a_bundled_model_has_its_name_behind_a_link_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "linked").symlink_to(bundle.ASSETS, target_is_directory=True)
     monkeypatch.setattr(bundle, "ASSETS", tmp_path / "linked")
-    checkpoints._load.cache_clear()
+    checkpoints.forget()
     assert checkpoints.load(bundle.DEFAULT_MODEL, "cpu")[1].name == bundle.DEFAULT_MODEL
 
 
@@ -152,7 +153,7 @@ def test_what_a_bare_state_dict_does_not_say_is_marked_as_guessed(tmp_path: Path
     }  # fmt: skip
     assert report.classes == ("class 0", "class 1", "class 2")
     assert report.size == 32
-    assert known["normalisation"][0].startswith("mean 0.4914")
+    assert known["normalisation"][0] == "CIFAR-10", "there are too few filters to ask"
 
 
 @pytest.mark.parametrize(
@@ -281,18 +282,24 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no-directory.pt": (ZIP[:-30], "is a damaged or incomplete torch file"),
     "half-legacy.pt": (LEGACY[: len(LEGACY) // 2], "is a damaged or incomplete torch file"),
     "start-legacy.pt": (LEGACY[:22], "is a damaged or incomplete torch file"),
-    "shapes.safetensors": (save(misshapen()), "its weights do not fit: size mismatch for layer2.0.conv1.weight"),
+    "shapes.safetensors": (
+        save(misshapen()),
+        "its weights do not fit: layer2.0.conv1.weight is 8×5×3×3, and not 8×4×3×3",
+    ),
     "shapes.pt": (torch_file({"state_dict": misshapen()}), "its weights do not fit"),
-    "lacking.safetensors": (save(without("layer3.0.bn2.bias")), "its weights do not fit: Missing key"),
-    "unknown.safetensors": (save({"encoder.weight": torch.zeros(2, 2)}), "is of no architecture that is known here"),
+    "lacking.safetensors": (save(without("layer3.0.bn2.bias")), "its weights do not fit: layer3.0.bn2.bias is missing"),
+    "unknown.safetensors": (
+        save({f"encoder.{i}.weight": torch.zeros(2, 2) for i in range(3)}),
+        "is of no architecture that is known here",
+    ),
     "nothing.safetensors": (save({}), "holds no weights"),
     "optimizer.pt": (
         torch_file({"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}], "epoch": 3}),
-        "holds no weights",
+        "holds the state of an optimizer and no weights",
     ),
     "number.pt": (torch_file(3), "holds no weights"),
     "list.pt": (torch_file([torch.zeros(3)]), "holds no weights"),
-    "module.pt": (torch_file(torch.nn.Linear(2, 2)), "which could run code"),
+    "module.pt": (torch_file(torch.nn.Linear(2, 2)), "holds a single layer"),
     "numpy.pkl": (pickle.dumps({"w": np.zeros(3)}, protocol=4), "is a bare pickle"),
 }
 
@@ -385,7 +392,7 @@ def test_no_damage_leads_to_anything_but_a_refusal(tmp_path: Path, whole: bytes)
     for data in cuts + damaged:
         path = written(tmp_path / "net.pt", data)
         with suppress(Refused):
-            checkpoints.unwrap("net.pt", checkpoints._READERS[checkpoints.sniff(path)](path))
+            checkpoints.inspect(str(path))
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,19 +417,19 @@ def test_normalisation_is_inside_the_model(tmp_path: Path) -> None:
 
 def test_a_foreign_layout_is_not_taken_for_this_family() -> None:
     shapes = {key: tuple(value.shape) for key, value in tiny.weights().items()}
-    assert preact_resnet.recognise(shapes, {})
+    assert preact_resnet.recognise(shapes, Evidence())
     for other in (
         shapes | {"bn1.weight": (4,)},  # ResNet, normalised after the stem
-        shapes | {"layer1.0.conv3.weight": (4, 4, 1, 1)},  # bottlenecks
         shapes | {"conv1.weight": (4, 3, 7, 7)},  # a stem for large images
         {key: value for key, value in shapes.items() if not key.startswith("layer4")},
     ):
-        assert preact_resnet.recognise(other, {}) is None
-    assert preact_resnet.recognise(shapes, {"activation": "gelu"}) is None
+        assert preact_resnet.recognise(other, Evidence()) is None
+    with pytest.raises(Refused, match="Its activation is 'mish', which is not known here: relu, silu"):
+        preact_resnet.recognise(shapes, Evidence(said={"activation": "mish"}))
 
 
 def test_folding_twice_is_folding_once(tmp_path: Path) -> None:
     model, _ = checkpoints.load(str(tiny.saved(tmp_path / "net")), "cpu")
     before = model(images())
-    again = Model(model.net, tiny.MEAN, tiny.STD).frozen(torch.device("cpu"), torch.float32)
+    again = Model(model.net, Normalisation(tiny.MEAN, tiny.STD)).frozen(torch.device("cpu"), torch.float32)
     assert torch.equal(again(images()), before)

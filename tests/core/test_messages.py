@@ -21,6 +21,7 @@ from cem_core.messages import (
     ImageStart,
     NoiseStart,
     Refused,
+    ReplayStart,
     RunEnd,
     RunSpec,
     RunStart,
@@ -120,7 +121,7 @@ samplers = st.builds(
     random_start=st.booleans(),
     normalised=st.booleans(),
 ) | st.builds(Sampler, name=words, a=st.floats(-10, 10), b=st.floats(-10, 10), radius=st.none())
-begins = st.builds(ImageStart, words) | st.builds(GaussianStart) | st.builds(NoiseStart)
+begins = st.builds(ImageStart, words) | st.builds(GaussianStart) | st.builds(NoiseStart) | st.builds(ReplayStart)
 chains = st.builds(Chain, begins, st.integers(0, MAX_SEED), st.none() | st.integers(0, 999))
 specs = st.builds(
     RunSpec,
@@ -130,13 +131,24 @@ specs = st.builds(
     st.lists(chains, min_size=1, max_size=4).map(tuple),
     st.sampled_from(["auto", "cpu", "cuda"]),
     st.sampled_from(["float32", "bfloat16"]),
+    st.dictionaries(words, words, max_size=3),
 )
-facts = st.builds(Fact, words, words, st.sampled_from(["file", "name", "guess"]))
+several = st.lists(words, max_size=3).map(tuple)
+facts = st.builds(
+    Fact,
+    words,
+    words,
+    st.sampled_from(["file", "name", "guess", "choice"]),
+    st.floats(0, 1),
+    several,
+    st.booleans(),
+    words,
+)
 checkpoints = st.builds(
     Checkpoint, words, words, words, words, words, st.integers(0, 10**9), st.lists(words).map(tuple),
-    st.integers(1, 3), st.integers(1, 512), st.lists(facts, max_size=3).map(tuple), st.lists(words).map(tuple),
+    st.integers(1, 3), st.integers(1, 512), st.lists(facts, max_size=3).map(tuple), st.integers(0, 4096), several, several, several,
+    st.integers(0, 10**6),
 )  # fmt: skip
-several = st.lists(words, max_size=3).map(tuple)
 run_starts = st.builds(
     RunStart, specs, checkpoints, st.lists(st.integers(0, 999)).map(tuple), several, several, words,
     st.dictionaries(words, words, max_size=3),

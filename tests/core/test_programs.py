@@ -25,6 +25,7 @@ from cem_core.messages import Refused
 from cem_core.models.model import Model, Normalisation
 from cem_core.models.preact_resnet import PreActResNet
 from cem_core.models.program import Program
+from cem_core.models.torchvision_nets import import_torchvision
 
 
 class Small(nn.Module):
@@ -61,23 +62,24 @@ class Attention(nn.Module):
 
 
 def preact() -> nn.Module:
+    """Of this project, without what TorchScript cannot compile."""
     net = PreActResNet((1, 1, 1, 1), 2, 3, 10, "silu", bottleneck=False, shortcut_activated=True, final_bn=True)
-    return nn.Sequential(Features(net), net._modules["head"])
+    parts: Any = net
+    stages = (parts.layer1, parts.layer2, parts.layer3, parts.layer4)
+    return nn.Sequential(parts.conv1, *stages, parts.bn, parts.act, Mean(), parts.head)
 
 
-class Features(nn.Module):
-    def __init__(self, net: PreActResNet) -> None:
-        super().__init__()
-        self.conv1, self.bn, self.act = net.conv1, net.bn, net.act
-        self.stages = nn.Sequential(net.layer1, net.layer2, net.layer3, net.layer4)
-
+class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.stages(self.conv1(x)))).mean((2, 3))  # type: ignore[no-any-return]
+        return x.mean((2, 3))
 
 
 def resnet18() -> nn.Module:
-    models = pytest.importorskip("torchvision.models", exc_type=(ImportError, RuntimeError))
-    return models.resnet18(num_classes=10)  # type: ignore[no-any-return]
+    try:
+        torchvision = import_torchvision()
+    except Refused as error:
+        pytest.skip(str(error))
+    return torchvision.models.resnet18(num_classes=10)  # type: ignore[no-any-return]
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -325,11 +327,10 @@ def test_refuses_what_is_no_classifier(how: str, said: str, tmp_path: Path) -> N
     quiet(lambda: file.save(tmp_path / "net.pt"))
     text = refusal(tmp_path / "net.pt")
     assert said in text or (how == "counting" and "something else each time" in text)
-    if how not in ("chance",):
-        text = refusal(exported(net, tmp_path / "net.pt2"))
-        assert said in text or (
-            how in ("tuple", "dictionary") and ("2 outputs" in text or "Its program" in text or "tensor" in text)
-        )
+    if how == "tuple":
+        assert "2 outputs" in refusal(exported(net, tmp_path / "net.pt2"))
+    elif how not in ("chance", "dictionary"):  # one tensor in a dictionary is exported like one alone
+        assert said in refusal(exported(net, tmp_path / "net.pt2"))
 
 
 def test_refuses_a_network_traced_in_training_mode(tmp_path: Path) -> None:
@@ -382,6 +383,7 @@ class Waking(nn.Module):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
+        self.data = torch.zeros(4)
 
     @torch.jit.export
     def __getstate__(self) -> tuple[str, bool]:
@@ -391,7 +393,7 @@ class Waking(nn.Module):
     def __setstate__(self, state: tuple[str, bool]) -> None:
         self.path = state[0]
         self.training = state[1]
-        torch.from_file(self.path, True, 4)
+        self.data = torch.from_file(self.path, True, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
@@ -414,6 +416,8 @@ def test_methods_that_run_at_loading_are_refused(tmp_path: Path) -> None:
         ("y = torch.zeros([1000000, 1000000])", "memory"),
         ("for i in range(100):\n      y = torch.zeros([10000, 10000])", "memory"),
         ("y = torch.sum(torch.expand(torch.zeros([1]), [100000000000000]))", "too long"),
+        ("y = torch.repeat(ops.prim.NumToTensor(1), [1000000, 1000000])", "memory"),
+        ("y = torch.sum(torch.expand(ops.prim.NumToTensor(1), [100000000000000]))", "too long"),
         ("y = [1]\n    for i in range(60):\n      y = torch.add(y, y)", "lists that are too long"),
         ("y = [1]\n    for i in range(60):\n      y = torch.mul(y, 9)", "number is missing"),
         ("y = 2\n    for i in range(60):\n      y = torch.mul(y, y)", "numbers that are too long"),

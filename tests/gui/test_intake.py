@@ -118,7 +118,7 @@ def test_image_data_is_not_kept_by_halves(home: Path, copied: QImage, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "suffix", [".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".PT", ".SafeTensors"]
+    "suffix", [".safetensors", ".pt", ".pt2", ".pth", ".ckpt", ".t7", ".tar", ".bin", ".PT", ".SafeTensors"]
 )
 def test_checkpoints_are_known_by_their_suffix(suffix: str) -> None:
     assert intake.sort([f"/a/b{suffix}", "/a/b.png"]) == ([f"/a/b{suffix}"], ["/a/b.png"])
@@ -154,8 +154,8 @@ def test_what_is_not_there_is_left_to_the_reader(tmp_path: Path, name: str) -> N
 
 
 def test_a_folder_that_may_not_be_entered_is_left_to_the_reader(tmp_path: Path, monkeypatch) -> None:
-    def denied(self: Path):
+    def denied(path: str):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(Path, "iterdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     assert intake.sort([str(tmp_path)]) == ([], [str(tmp_path)])
