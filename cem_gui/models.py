@@ -47,6 +47,7 @@ class Models(QObject):
         self._unsaid: list[str] = []
         """Why something else is being opened than was asked for: to be said once that is open."""
         self._details: Details | None = None
+        self._zoo: ZooDialog | None = None
         self._clear_recent = clear_recent
         self.recent_menu = QMenu("Open &recent", window.menuBar())
         self.recent_menu.setToolTipsVisible(True)
@@ -218,10 +219,18 @@ class Models(QObject):
         if problem:
             self.said.emit(problem, "")
             return
-        dialog = ZooDialog(entries, self._window)
-        if dialog.exec() and (entry := dialog.entry) is not None:
-            self._begin(Opening(entry.name, *self._panel.place, entry=entry))
-        dialog.deleteLater()
+        if self._zoo is None:
+            self._zoo = ZooDialog(entries, self._window)
+            self._zoo.finished.connect(self._entry_asked)
+            self._zoo.open()
+
+    @Slot(int)
+    def _entry_asked(self, answer: int) -> None:
+        dialog, self._zoo = self._zoo, None
+        if dialog is not None:
+            if answer and (entry := dialog.entry) is not None:
+                self._begin(Opening(entry.name, *self._panel.place, entry=entry))
+            dialog.deleteLater()
 
     @Slot()
     def show_details(self) -> None:

@@ -22,4 +22,8 @@ pip=(.venv/bin/python -m pip install --disable-pip-version-check -c constraints.
 # The build backend goes first and into .venv, so that it is a pinned one too.
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation -e ".$([ "$1" = app ] || echo "[$1]")"
+if [ "$1" = test ]; then
+  # Looked into by tests, and imported by nothing: without what they depend on, in a folder of their own.
+  "${pip[@]}" --no-deps --upgrade --target .venv/peers pyautoattack robustbench
+fi
 touch ".venv/.$1"

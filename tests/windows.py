@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -271,6 +272,15 @@ def pixel_at(grid: ImageGrid, chain: int, x: int, y: int, size: int) -> QPoint:
 
 def checkpoint(classes: Sequence[str] = ("cat", "dog"), size: int = 8) -> Checkpoint:
     return Checkpoint("net", "/models/net.pt", "0" * 64, "A net", "a family", 1_200_000, tuple(classes), 3, size, ())
+
+
+class Published(NamedTuple):
+    """An entry of a list of published models."""
+
+    dataset: str
+    threat: str
+    name: str
+    downloaded: bool = False
 
 
 def spec(steps: int = 5, chains: int = 1, name: str = "a run", preset: str = "RCS", **changes: object) -> RunSpec:

@@ -623,7 +623,7 @@ def _program(path: Path, form: str, contents: Contents, choices: Mapping[str, st
         channels=program.channels,
         classes=program.outputs,
         features=program.outputs,
-        size=program.size or 32,
+        size=program.size or (32 if 32 in program.sizes else program.sizes[0]),
         facts=(),
         build=lambda: program,
     )

@@ -719,6 +719,11 @@ def _append(items: list[Any], item: Any) -> list[Any]:
     return _short(items)
 
 
+def _set_item(items: list[Any], index: int, item: Any) -> list[Any]:
+    items[index] = item
+    return items
+
+
 def _short(items: list[Any]) -> list[Any]:
     if len(items) > _LONGEST_LIST:
         raise Refused("Its program makes lists that are too long.")
@@ -729,6 +734,7 @@ _ON_ANYTHING: Final[Mapping[str, Callable[..., Any]]] = {
     "__is__": lambda a, b: a is b,
     "__isnot__": lambda a, b: a is not b,
     "append": _append,
+    "_set_item": _set_item,
     "format": lambda text, *_: text,
     "percentFormat": lambda text, *_: text,
     "is_floating_point": lambda x: x.is_floating_point(),
@@ -764,6 +770,7 @@ _ON_NUMBERS: Final[Mapping[str, Callable[..., Any]]] = {
     "__getitem__": operator.getitem,
     "len": len,
     "list": list,
+    "copy": list,
 }
 _PRIMS: Final[Mapping[str, Callable[..., Any]]] = {
     "NumToTensor": lambda value: torch.tensor(_number(value)),

@@ -87,7 +87,6 @@ class ZooDialog(QDialog):
         self.dataset.currentIndexChanged.connect(self._sift)
         self.threat.currentIndexChanged.connect(self._sift)
         self.list.currentItemChanged.connect(self._follow)
-        self.list.itemDoubleClicked.connect(self.list.scrollToItem)  # no download by a double click: see the button
         self.resize(720, 520)
         self._sift()
 

@@ -143,11 +143,11 @@ facts = st.builds(
     several,
     st.booleans(),
     words,
-)
+)  # fmt: skip
 checkpoints = st.builds(
     Checkpoint, words, words, words, words, words, st.integers(0, 10**9), st.lists(words).map(tuple),
-    st.integers(1, 3), st.integers(1, 512), st.lists(facts, max_size=3).map(tuple), st.integers(0, 4096), several, several, several,
-    st.integers(0, 10**6),
+    st.integers(1, 3), st.integers(1, 512), st.lists(facts, max_size=3).map(tuple), st.integers(0, 4096), several,
+    several, several, st.integers(0, 10**6),
 )  # fmt: skip
 run_starts = st.builds(
     RunStart, specs, checkpoints, st.lists(st.integers(0, 999)).map(tuple), several, several, words,
