@@ -6,6 +6,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +20,27 @@ from cem_core.samplers import Reading, State
 log = logging.getLogger(__name__)
 
 
-def play(spec: RunSpec, live: Callable[[], Sampler | None] | None = None) -> Iterator[Message]:
+class Since(NamedTuple):
+    """Where a recorded run goes on."""
+
+    first: Step
+    last: Step
+    labels: tuple[int, ...]
+
+
+def play(
+    spec: RunSpec, live: Callable[[], Sampler | None] | None = None, since: Since | None = None
+) -> Iterator[Message]:
     """RunStart, Step 0, Step 1, …, RunEnd. Nothing is raised: a failure is a RunEnd that says why.
 
     Args:
         live: asked before every step for the row to make it with; it may block to pause, and None stops the run.
             By default the row of the spec is used to the end.
+        since: go on with a recorded run: the first step is the one after `since.last`, to the same pixels that the
+            run would have had without the interruption.
     """
     try:
-        yield from _play(spec, live or (lambda: spec.sampler))
+        yield from _play(spec, live or (lambda: spec.sampler), since)
     except Refused as refused:
         yield RunEnd(spec.id, "failed", str(refused))
     except Exception as error:
@@ -57,7 +70,7 @@ class _Course:
         return sampler if sampler is not None and index < sampler.steps else None
 
 
-def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message]:
+def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None) -> Iterator[Message]:
     model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
     if not checkpoint.classes:
         raise Refused(
@@ -65,9 +78,12 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message
         )
     for chain in spec.chains:
         _check_label(chain, checkpoint)
-    pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
+    if since is None or spec.sampler.random_start:
+        pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
+    else:  # the images may be gone by now
+        pixels, names, notes = since.first.pixels, [""] * len(spec.chains), [""] * len(spec.chains)
     x0 = torch.from_numpy(pixels).to(model.device)
-    labels = _labels(model, x0, spec.chains)
+    labels = _labels(model, x0, spec.chains) if since is None else torch.tensor(since.labels, device=x0.device)
     yield RunStart(
         spec=spec,
         checkpoint=checkpoint,
@@ -78,8 +94,17 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None]) -> Iterator[Message
         versions=versions(),
     )
     course = _Course(live)
-    begun = samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
-    for state, reading, sampler in samplers.evolve(model, spec.sampler, begun, course.following):
+    row, begun = spec.sampler, samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
+    if since is not None:
+        if not np.array_equal(_numpy(begun.x), since.first.pixels):
+            raise Refused("The run cannot go on: its start is not what it was, as an image or a data file changed.")
+        row, begun = (
+            since.last.sampler,
+            begun._replace(x=torch.from_numpy(since.last.pixels).to(x0), step=since.last.index),
+        )
+    for state, reading, sampler in samplers.evolve(model, row, begun, course.following):
+        if since is not None and state.step == since.last.index:
+            continue  # it is recorded
         message = _message(spec.id, state, reading, sampler)
         if broken := _broken(message):
             yield RunEnd(spec.id, "failed", broken)

@@ -1,6 +1,7 @@
 """A run as it was recorded: every step, in memory within a budget, older ones on disk.
 
-The sampling thread appends while the window reads: both may be done at once.
+The disk is the session's folder where it has one, else a file that is gone with the session. The sampling thread
+appends while the window reads: both may be done at once.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 
 from cem_core.messages import Floats, Norm, RunEnd, RunStart, Sampler, Step
+from cem_core.recording import Recording
 
 BUDGET: Final = 512 * 2**20
 """Bytes of pixels that a session keeps in memory unless told otherwise."""
@@ -46,11 +49,13 @@ class Session:
         start: the first message of the run.
         budget: bytes of pixels to keep in memory; older steps move to an unnamed temporary file, uncompressed,
             so that any step is one read away, and are gone with the session.
+        recording: the folder that every step is written to; older steps are read back from there.
     """
 
-    def __init__(self, start: RunStart, *, budget: int = BUDGET) -> None:
+    def __init__(self, start: RunStart, *, budget: int = BUDGET, recording: Recording | None = None) -> None:
         self.start = start
         self.end: RunEnd | None = None
+        self.recording = recording
         self._budget = budget
         self._lock = threading.Lock()
         self._count = 0
@@ -59,6 +64,22 @@ class Session:
         self._pixels: list[Floats | None] = []
         self._samplers: list[Sampler] = []
         self._scalars: dict[str, Floats] = {}
+
+    @classmethod
+    def open(cls, folder: Path, *, write: bool = False, budget: int = BUDGET) -> Session:
+        """What was recorded in a folder; `end` is None if the run was interrupted.
+
+        Raises:
+            Refused: it is no session, of a newer version, or damaged.
+        """
+        recording, recorded = Recording.open(folder, write=write)
+        self = cls(recording.header.start, budget=budget, recording=recording)
+        self.end = recorded.end
+        self._scalars = recorded.scalars
+        self._samplers = recorded.samplers
+        self._pixels = [None] * recorded.count
+        self._count = self._spilled = recorded.count
+        return self
 
     def __len__(self) -> int:
         return self._count
@@ -103,16 +124,37 @@ class Session:
         return [(i, rows[i]) for i in range(1, len(rows)) if rows[i] != rows[i - 1]]
 
     def append(self, step: Step) -> None:
-        """Record the next step. Raises ValueError if it is not the next, OSError if the disk is full."""
+        """Record the next step; after an OSError the same step may be tried again, when there is room.
+
+        Raises:
+            ValueError: it is not the next.
+            OSError: the disk is full, or the folder is gone.
+        """
+        if step.index != self._count:
+            raise ValueError(f"step {step.index} follows {self._count - 1}")
+        if self.recording is not None:
+            self._go_on()
+            self.recording.append(step)
         with self._lock:
-            if step.index != self._count:
-                raise ValueError(f"step {step.index} follows {self._count - 1}")
             self._make_room(step.pixels.nbytes)
             for name in _SCALARS:
                 self._store(name, getattr(step, name))
             self._pixels.append(step.pixels)
             self._samplers.append(step.sampler)
             self._count += 1
+
+    def finish(self, end: RunEnd | None) -> None:
+        """The run is over, or None: it goes on after all. Raises OSError if what is left could not be written."""
+        self.end = end
+        if self.recording is not None and self.recording.writable:
+            self._go_on()
+            self.recording.finish(end)
+
+    def _go_on(self) -> None:
+        """Write what could not be written before. Raises OSError if it still cannot."""
+        assert self.recording is not None
+        if self.recording.failure is not None:
+            self.recording.resume(self[i] for i in range(self.recording.written, self._count))
 
     def _store(self, name: str, row: Floats) -> None:
         table = self._scalars.get(name)
@@ -127,6 +169,12 @@ class Session:
         while self._spilled < self._count and (self._count - self._spilled + 1) * nbytes > self._budget:
             pixels = self._pixels[self._spilled]
             assert pixels is not None
+            if self.recording is not None:
+                if self._spilled >= self.recording.written:
+                    return
+                self._pixels[self._spilled] = None
+                self._spilled += 1
+                continue
             if self._spill is None:
                 # Unbuffered: what was written is on the disk, or the step is still in memory.
                 self._spill = tempfile.TemporaryFile(buffering=0, prefix="cem-explorer-")  # noqa: SIM115 - closed below
@@ -139,6 +187,8 @@ class Session:
             self._spilled += 1
 
     def _read(self, index: int) -> Floats:
+        if self.recording is not None:
+            return self.recording.pixels(index)
         assert self._spill is not None
         newest = self._pixels[-1]
         assert newest is not None

@@ -58,6 +58,11 @@ class OpenModel:
     notes: tuple[str, ...] = ()
     """A sentence each."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether its accuracy is known better than a check could tell."""
+        return self.checkpoint.fact("accuracy") is not None and not self.choices
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -84,7 +89,7 @@ class Files(QObject):
     refused = Signal(object, str)
     """Opening, and why it could not be opened. Of one that was cancelled nothing is heard."""
     checked = Signal(object, object)
-    """OpenModel, and a Verdict; None where the bundled images say nothing of it."""
+    """OpenModel that was not measured, and a Verdict; None where the bundled images say nothing of it."""
     zoo_listed = Signal(list, str)
     """The published models that can be had; or a sentence if there are none."""
     sifted = Signal(list, list)
@@ -159,7 +164,7 @@ class Files(QObject):
             said = f"{opening.reference} could not be opened ({error}): the log file has the details."
             self.refused.emit(opening, said)
         else:
-            self._to_check = model
+            self._to_check = None if model.measured else model
             self.opened.emit(opening, model)
 
     def _opened(self, opening: Opening) -> OpenModel:

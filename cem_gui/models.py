@@ -188,16 +188,13 @@ class Models(QObject):
     def _checked(self, model: OpenModel, verdict: Verdict | None) -> None:
         if model is not self.current:
             return
-        measured = model.checkpoint.fact("accuracy") is not None and not model.choices
         if verdict is None:
-            if not measured:
-                self._panel.show_check("no images of its classes" if model.checkpoint.classes else "–")
-        else:
-            if not measured:
-                said = f"{verdict.right} of {verdict.total}"
-                self._panel.show_check(f"{said} images recognised", f"{said} bundled images are recognised")
-            if verdict.sentence:
-                self.said.emit(verdict.sentence, "Details…" if verdict.better else "")
+            self._panel.show_check("no images of its classes" if model.checkpoint.classes else "–")
+            return
+        said = f"{verdict.right} of {verdict.total}"
+        self._panel.show_check(f"{said} images recognised", f"{said} bundled images are recognised")
+        if verdict.sentence:
+            self.said.emit(verdict.sentence, "Details…" if verdict.better else "")
 
     # ---- choosing ----------------------------------------------------------------------------------------------------
 

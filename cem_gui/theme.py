@@ -184,6 +184,7 @@ def _sheet(t: Theme) -> str:
         background: {t.field}; }}
     QCheckBox::indicator:checked {{ background: {t.accent}; border-color: {t.accent};
         image: url({_image("check", t.on_accent)}); }}
+    QCheckBox::indicator:checked:disabled {{ background: {t.faint}; border-color: {t.faint}; }}
     QCheckBox:focus {{ color: {t.accent}; }}
     QProgressBar {{ background: {t.border}; border: 0; border-radius: 3px; max-height: 6px; }}
     QProgressBar::chunk {{ background: {t.accent}; border-radius: 3px; }}

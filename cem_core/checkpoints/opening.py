@@ -250,7 +250,7 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
     size, sized = _size(plan, said, choices, replay)
     network = _fit(path, plan, tensors)
     taken = {plan.key_of(key) for key in network.state_dict()}
-    unused = sorted(tensors.keys() - taken)
+    unused = sorted(key for key in tensors.keys() - taken if tensors[key] is not replay)
     _refuse_strange(path, plan, taken, unused)
     facts = [
         *found.facts,

@@ -6,6 +6,7 @@ batch norm has seen; what is usual.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,26 +36,39 @@ NORMALISATIONS: Final[Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]]
     "MNIST": ((0.1307,) * 3, (0.3081,) * 3),
 }
 """Mean and deviation of each channel, in [0,1] units; those of one channel are the first."""
+_SMALL: Final = 64
+"""Side of the largest images that are small ones, in pixels."""
 PER_IMAGE: Final = "per image"
 """The mean and deviation of each image itself (TensorFlow's per_image_standardization)."""
 
+_NO_DIGIT: Final = "mean 0.491/0.482/0.447, std 0.247/0.243/0.262"
 _PUBLISHED: Final = (
     # The first pattern that is found in the name of the file, without case, decides: RobustBench's names, mostly.
-    (r"hendrycks2019using", "[-1,1]"),
-    (r"hendrycks2020augmix|augmix", "[-1,1]"),
-    (r"ding2020mma", PER_IMAGE),
-    (r"chen2020adversarial", "ImageNet"),
-    (r"engstrom2019|cifar_nat|cifar_l2_|cifar_linf_", "CIFAR-10 (.2023)"),
-    (r"rice2020|wong2020fast|kireev2021|chen2020efficient|pang2020boosting|gowal20|rebuffi2021|rade2021|pang2022|"
-     r"wang2023|bartoldson2024|xu2023|cui2023decoupled_wrn-28", "CIFAR"),
-    (r"chen2024data_wrn_50|singh2023revisiting_convnext|singh2023revisiting_vit-b", "none"),
-    (r"andriushchenko2020|carmon2019|sehwag20|wang2020improving|zhang2019|zhang2020|huang202|wu2020adversarial|"
-     r"sitawarin2020|cui2020|sridhar2021|addepalli202|chen2021ltd|jia2022|cui2023|dai2021|trades|"
-     r"model_cifar_wrn|rocl|advcl", "none"),
-    (r"salman2020|resnet\d+_l(?:2|inf)_eps", "ImageNet"),
+    # Of networks for small images; the last column is for 100 classes where that differs.
+    (r"hendrycks2019using|augmix", "[-1,1]", ""),
+    (r"ding2020mma", PER_IMAGE, ""),
+    (r"chen2020adversarial", "ImageNet", ""),
+    (r"engstrom2019|cifar_nat|cifar_l2_|cifar_linf_", "CIFAR-10 (.2023)", ""),
+    (r"rony2019|diffenderfer2021", _NO_DIGIT, "CIFAR-100"),
+    (r"chen2020efficient", "CIFAR-10", "AMOC CIFAR-100"),
+    (r"rice2020|wong2020fast|augustin2020|kireev2021|pang2020boosting|gowal202|rebuffi2021|rade2021|pang2022|wang2023|"
+     r"bartoldson2024|xu2023|cui2023decoupled_wrn-28", "CIFAR-10", "CIFAR-100"),
+    (r"wu2020adversarial", "none", "CIFAR-100"),
+    (r"andriushchenko2020|carmon2019|sehwag202|wang2020improving|zhang2019|zhang2020|huang202[01]|sitawarin2020|cui2020|"
+     r"sridhar2021|addepalli202|chen2021ltd|jia2022|cui2023|chen2024data|dai2021|^model_cifar_wrn|^wide.*trades|"
+     r"(?<![a-z])(?:rocl|advcl)(?![a-z])", "none", ""),
 )  # fmt: skip
-_NATURAL: Final = (torch.tensor((0.48, 0.46, 0.43)), 0.25)
-"""Mean of each channel and deviation of natural images in [0,1]."""
+_PUBLISHED_LARGE: Final = (
+    (r"chen2024data|singh2023revisiting_(?:convnext|vit-b)", "none", ""),
+    (r"wong2020fast|engstrom2019|salman2020|resnet\d+(?:_\d)?_l(?:2|inf)_eps", "ImageNet", ""),
+)
+"""The same for networks for large images, where some names stand for other networks."""
+_LEAST: Final = 1e-6
+"""Deviation that single precision can still divide by."""
+_CIFAR: Final = (((0.4914, 0.4822, 0.4465), 0.25), ((0.4256, 0.4176, 0.3867), 0.28))
+_CIFAR_100: Final = (((0.5071, 0.4865, 0.4409), 0.27), ((0.4392, 0.4213, 0.3818), 0.30))
+_IMAGENET: Final = (((0.485, 0.456, 0.406), 0.276),)
+"""Mean of each channel and deviation of training images in [0,1]: whole, and cropped with 4 black pixels around."""
 _BUFFERS: Final = re.compile(
     r"(?:^|\.)(?:(normalizer|attacker\.normalize)\.new_(mean|std)|(normalize|normalization|normalise|0)\.(mean|std)"
     r"|(mu|sigma)|(mean|std))$"
@@ -95,9 +109,9 @@ def settle(
         return fact(named(*buffers), "file", 1.0, "")
     if plan.normalisation and plan.normalisation[1] > 0.9:
         return fact(plan.normalisation[0], "guess", *plan.normalisation[1:])
-    for pattern, name in _PUBLISHED:
-        if re.search(pattern, stem, re.IGNORECASE):
-            name = name if name != "CIFAR" else "CIFAR-100" if plan.classes == 100 else "CIFAR-10"
+    for pattern, usual, of_hundred in _PUBLISHED if plan.size <= _SMALL else _PUBLISHED_LARGE:
+        if plan.channels == 3 and re.search(pattern, stem, re.IGNORECASE):
+            name = of_hundred if of_hundred and plan.classes == 100 else usual
             return fact(name, "name", 0.9, "as the published model of this name")
     if plan.normalisation:
         return fact(plan.normalisation[0], "guess", *plan.normalisation[1:])
@@ -105,7 +119,8 @@ def settle(
         return fact("none", "guess", 0.6, "usual for grey images")
     if probed := probe(plan, tensors):
         return fact(*probed)
-    return fact("CIFAR-10" if plan.size <= 64 else "ImageNet", "guess", 0.4, "nothing speaks for another")
+    usual = "ImageNet" if plan.size > _SMALL else "CIFAR-100" if plan.classes == 100 else "CIFAR-10"
+    return fact(usual, "guess", 0.4, "nothing speaks for another")
 
 
 def parse(text: str, channels: int) -> Normalisation:
@@ -124,7 +139,7 @@ def parse(text: str, channels: int) -> Normalisation:
         mean, std = (tuple(float(part) for part in group.split("/")) for group in match.groups()) if match else ((), ())
     except ValueError:
         mean, std = (), ()
-    if len(mean) == len(std) == channels and all(map(_finite, mean + std)) and min(std) > 0:
+    if len(mean) == len(std) == channels and all(map(_finite, mean + std)) and min(std) >= _LEAST:
         return Normalisation(mean, std)
     form = "mean " + "/".join(["0.5"] * channels) + ", std " + "/".join(["0.25"] * channels)
     raise Refused(
@@ -158,34 +173,35 @@ def probe(plan: Plan, tensors: Mapping[str, Tensor]) -> tuple[str, str, float, s
         return None
     sums = filters.sum((2, 3))
     seen_mean = torch.linalg.lstsq(sums, mean.double()[:, None], driver="gelsd").solution[:, 0]
-    expected = _variance_of(filters)
+    expected = _variance_of(filters, plan.size <= _SMALL)
     strong = expected > expected.max() * 1e-3
     seen_std = float((var.double()[strong] / expected[strong]).clamp(min=0).sqrt().median())
     if not seen_std > 0:
         return None
-    distances = {}
+    distances: dict[str, float] = {}
+    worlds = _IMAGENET if plan.size > 32 else _CIFAR_100 if plan.classes == 100 else _CIFAR
     for name in _options(plan):
-        if name in NORMALISATIONS:
+        if name in NORMALISATIONS and (name != "RestrictedImageNet" or plan.classes == 9):
             centre, spread = (torch.tensor(values, dtype=torch.float64) for values in NORMALISATIONS[name])
-            wanted_mean = (_NATURAL[0].double() - centre) / spread
-            wanted_std = float(_NATURAL[1] / spread.mean())
-            off = float((wanted_mean - seen_mean).norm() / wanted_std)
-            distances[name] = off + 2 * abs(float(torch.log(torch.tensor(seen_std / wanted_std))))
+            for mean_of_images, std_of_images in worlds:
+                wanted_mean = (torch.tensor(mean_of_images, dtype=torch.float64) - centre) / spread
+                wanted_std = std_of_images / float(spread.mean())
+                off = float((wanted_mean - seen_mean).norm() / wanted_std) + 2 * abs(math.log(seen_std / wanted_std))
+                distances[name] = min(off, distances.get(name, math.inf))
     best = min(distances, key=lambda name: distances[name])
     why = f"its first batch norm saw inputs of mean {_list(seen_mean.tolist())} and deviation {seen_std:.2g}"
     return best, "guess", 0.75 if distances[best] < 0.8 else 0.5, why
 
 
-def _variance_of(filters: Tensor) -> Tensor:
+def _variance_of(filters: Tensor, small: bool) -> Tensor:
     """(F,) variance of each filter's output (F, C, h, w) on natural images of unit variance."""
     flat = filters.flatten(1)
-    return torch.einsum("fp,pq,fq->f", flat, _patches(filters.shape[-1]), flat).clamp(min=1e-12)
+    return torch.einsum("fp,pq,fq->f", flat, _patches(filters.shape[-1], small), flat).clamp(min=1e-12)
 
 
 @lru_cache(maxsize=4)
-def _patches(side: int) -> Tensor:
+def _patches(side: int, small: bool) -> Tensor:
     """(3·side², 3·side²) covariance of the pixels under a filter, from the bundled images with their zero padding."""
-    small = side <= 3
     paths, size = (bundle.samples(), 32) if small else (bundle.photos(), 224)
     pixels = torch.from_numpy(np.stack([images.prepare(path, size, 3).pixels for path in paths])).double()
     mean, std = (moment((0, 2, 3), keepdim=True) for moment in (pixels.mean, pixels.std))
@@ -196,7 +212,7 @@ def _patches(side: int) -> Tensor:
 def _options(plan: Plan) -> tuple[str, ...]:
     if plan.channels == 1:
         return ("none", "MNIST", "[-1,1]", PER_IMAGE)
-    if plan.size > 64:
+    if plan.size > _SMALL:
         return ("ImageNet", "none", "[-1,1]", "RestrictedImageNet")
     if plan.classes == 100:
         return ("none", "CIFAR-100", "CIFAR-10", "[-1,1]", "ImageNet", PER_IMAGE)
@@ -215,7 +231,7 @@ def _buffers(channels: int, everything: Mapping[str, Tensor]) -> tuple[tuple[flo
                 float(value) for value in tensor.flatten()
             )
     for pair in found.values():
-        if len(pair) == 2 and all(map(_finite, pair["mean"] + pair["std"])) and min(pair["std"]) > 0:
+        if len(pair) == 2 and all(map(_finite, pair["mean"] + pair["std"])) and min(pair["std"]) >= _LEAST:
             return pair["mean"], pair["std"]
     return None
 

@@ -1,27 +1,24 @@
 """A file → the Python objects in it, safely: no name in a file is imported, no code in it is run.
 
-torch's own `weights_only` reader goes first; what it refuses is read with inert stand-ins. Shapes are read before data,
-so that a file which is no model is told from one before its gigabytes are.
+No loader of torch or another library is asked, as none bounds what a hostile file may take, and some can be crashed by
+one. Shapes are read before data, so that a file which is no model is told from one before its gigabytes are.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
-import threading
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 
-from cem_core.checkpoints import programs, stand_ins
+from cem_core.checkpoints import programs, torch_files
 from cem_core.checkpoints.sniffing import Format
+from cem_core.checkpoints.stand_ins import DAMAGED, Unreadable
 from cem_core.messages import Refused
 
 if TYPE_CHECKING:
@@ -31,10 +28,9 @@ Watch: TypeAlias = Callable[[float], None]
 """Told the share of the work that is done; may raise to end it."""
 
 _PIECE: Final = 4 * 2**20
-_MOST_PICKLE: Final = 64 * 2**20
-"""Where a pickle in a legacy file is looked through, in bytes from its beginning."""
-_one_at_a_time = threading.RLock()
-"""Warnings are silenced for a whole process."""
+_LONGEST_HEADER: Final = 8 * 2**20
+_MOST_TENSORS: Final = 20_000
+_DAMAGED: Final = "is a damaged safetensors file: copy or download it again."
 
 
 @dataclass(frozen=True)
@@ -93,31 +89,63 @@ def read(path: Path, form: Format, *, shapes: bool = False, watch: Watch | None 
     Raises:
         Refused: the file is damaged or incomplete, or holds what cannot be read safely.
     """
-    if form == "safetensors":
-        return _read_safetensors(path, shapes, watch)
     if form == "TorchScript":
         return Contents({}, program=programs.read_torchscript(path))
     if form == "torch.export":
         return Contents({}, program=programs.read_export(path))
-    return _read_torch(path, shapes, watch)
+    try:
+        if form == "safetensors":
+            return _read_safetensors(path, shapes, watch)
+        return _read_torch(path, form, shapes, watch)
+    except Unreadable as error:
+        raise Refused(f"{path.name} {error}") from error
+    except MemoryError as error:
+        raise Refused(f"{path.name} needs more memory than there is.") from error
+    except (Cancelled, Refused, OSError):
+        raise
+    except Exception as error:  # what is damaged makes the readers raise nearly anything
+        raise Refused(f"{path.name} {_DAMAGED if form == 'safetensors' else DAMAGED}") from error
 
 
 def _read_safetensors(path: Path, shapes: bool, watch: Watch | None) -> Contents:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            keys = list(file.keys())
-            tensors = {}
-            for done, key in enumerate(keys, start=1):
-                if shapes:
-                    piece = file.get_slice(key)
-                    tensors[key] = torch.empty(piece.get_shape(), dtype=_DTYPES.get(piece.get_dtype()), device="meta")
-                else:
-                    tensors[key] = file.get_tensor(key)
-                    if watch:
-                        watch(done / len(keys))
-            return Contents(tensors, dict(file.metadata() or {}))
-    except SafetensorError as error:
-        raise Refused(f"{path.name} is a damaged safetensors file: copy or download it again.") from error
+    """Not through the library, which maps the file: were it written anew, the program would die of a bus error."""
+    with Watched(path, watch) as raw:
+        file = io.BufferedReader(raw)
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise Unreadable("has a longer header than any model: save its state dict alone.")
+        entries = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
+        said = msgspec.json.decode(entries.pop("__metadata__", b"{}"), type=dict[str, str] | None) or {}
+        if len(entries) > _MOST_TENSORS:
+            raise Unreadable("has more tensors than any model: save its state dict alone.")
+        places = {key: msgspec.json.decode(entry, type=_Place) for key, entry in entries.items()}
+        tensors = {}
+        at = 8 + length
+        for key, place in sorted(places.items(), key=lambda item: item[1].data_offsets):
+            start, stop = (8 + length + offset for offset in place.data_offsets)
+            dtype = _DTYPES.get(place.dtype)
+            if start != at or not start <= stop <= raw.size:
+                raise Unreadable(_DAMAGED)
+            at = stop
+            if dtype is None:
+                tensors[key] = torch.empty(place.shape, dtype=torch.uint8, device="meta")
+                continue
+            if prod(place.shape) * dtype.itemsize != stop - start:
+                raise Unreadable(_DAMAGED)
+            tensors[key] = torch.empty(place.shape, dtype=dtype, device="meta" if shapes else "cpu")
+            if not shapes:
+                torch_files.fill(tensors[key].untyped_storage(), file)
+        if at != raw.size:
+            raise Unreadable(_DAMAGED)
+        return Contents({key: tensors[key] for key in places}, said)
+
+
+class _Place(msgspec.Struct):
+    """Of a tensor in a safetensors file."""
+
+    dtype: str
+    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=64)]
+    data_offsets: tuple[int, int]
 
 
 _DTYPES: Final = {
@@ -134,47 +162,13 @@ _DTYPES: Final = {
 }
 
 
-def _read_torch(path: Path, shapes: bool, watch: Watch | None) -> Contents:
-    place = "meta" if shapes else "cpu"
-    try:
-        # A file object and not a path, which torch would judge by its extension.
-        if not _claims_bytes(path):
-            with _one_at_a_time, _quiet(), Watched(path, watch) as file, suppress(pickle.UnpicklingError):
-                return Contents(torch.load(io.BufferedReader(file), map_location=place, weights_only=True))
-        with _one_at_a_time, _quiet(), Watched(path, watch) as file:
-            module, names = stand_ins.reader()
-            buffered = io.BufferedReader(file)
-            tree = torch.load(buffered, map_location=place, pickle_module=module, weights_only=False)
-            return Contents(tree, stood_in=tuple(sorted(names)))
-    except _PASSED_ON:
-        raise
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        raise Refused(f"{path.name} is a damaged or incomplete torch file: copy or download it again.") from error
+def _read_torch(path: Path, form: Format, shapes: bool, watch: Watch | None) -> Contents:
+    read_objects = torch_files.read_zip if form == "torch zip" else torch_files.read_stream
+    names: set[str] = set()
+    with Watched(path, watch) as raw:
+        tree = read_objects(io.BufferedReader(raw), raw.size, names, shapes=shapes)
+        return Contents(tree, stood_in=tuple(sorted(names)))
 
 
 class Cancelled(Exception):
     """What a `Watch` raises to end the reading."""
-
-
-_PASSED_ON: Final = (Cancelled, Refused, MemoryError)
-
-
-def _claims_bytes(path: Path) -> bool:
-    """Whether a pickle mentions `bytearray`, with which torch's own reader would fill any memory that a file names."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(
-                b"bytearray" in archive.read(member)
-                for member in archive.infolist()
-                if member.filename.endswith("data.pkl")
-            )
-    with path.open("rb") as file:
-        return b"bytearray" in file.read(_MOST_PICKLE)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns of old formats, which is no news to who opens an old file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

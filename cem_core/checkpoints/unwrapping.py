@@ -24,7 +24,7 @@ _PARTS: Final = (
     "", "module", "_orig_mod", "model", "net", "backbone", "encoder", "base_encoder", "encoder_k", "encoder_q", "arch",
     "base_model", "network", "classifier", "0", "1",
 )  # fmt: skip
-"""Prefixes that writers use, the likeliest first. `attacker` holds the same tensors as `model` beside it."""
+"""Prefixes that writers use, the likeliest first."""
 _DEEPEST: Final = 8
 _MOST_NODES: Final = 20_000
 _MOST_PREFIXES: Final = 60
@@ -72,10 +72,11 @@ def candidates(tree: Any) -> Iterator[Candidate]:
     nodes = list(_nodes(tree))
     everything = {".".join((*node.path, key)): value for node in nodes for key, value in node.tensors.items()}
     for node in sorted(nodes, key=_rank):
+        # A queue of negatives beside an encoder tells a family that its last layer is a projection.
+        queue = [value for key, value in node.tensors.items() if key.split(".")[-1] == "queue"][:1]
         for prefix in _prefixes(node.tensors):
             inside = {key[len(prefix) :]: value for key, value in node.tensors.items() if key.startswith(prefix)}
-            # A queue of negatives beside an encoder tells a family that its last layer is a projection.
-            inside |= {"queue": value for key, value in node.tensors.items() if key.split(".")[-1] == "queue"}
+            inside |= dict(zip(["queue"], queue, strict=False))
             yield Candidate(node.path, prefix, inside, everything, node.said)
 
 
@@ -115,16 +116,17 @@ def _nodes(tree: Any) -> Iterator[_Node]:
                 yield _Node(path, tensors, {})
             waiting += [
                 ((*path, str(key)), part)
-                for key, part in value.items()
+                for key, part in sorted(value.items(), key=lambda item: str(item[0]))
                 if isinstance(part, Mapping | StandIn | list | tuple) and not _SKIPPED.search(str(key))
             ]
 
 
-def _rank(node: _Node) -> tuple[int, int, int]:
+def _rank(node: _Node) -> tuple[bool, int, int, tuple[str, ...]]:
+    """The likeliest first; the path last, so that the order of keys in a file never decides."""
     known = [_WRAPPERS.index(part) for part in node.path if part in _WRAPPERS]
     matrices = sum(tensor.dim() >= 2 for tensor in node.tensors.values())
     unknown = len(node.path) - len(known)
-    return (not matrices, unknown, min(known, default=0) if node.path else -1)
+    return (not matrices, unknown, min(known, default=0) if node.path else -1, node.path)
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
@@ -139,12 +141,17 @@ def _prefixes(tensors: Tensors) -> list[str]:
 
     contrast = any(key.split(".")[-1] == "queue" for key in tensors)
 
-    def rank(prefix: str) -> tuple[int, int, int]:
+    def rank(prefix: str) -> tuple[int, int, int, str]:
         parts = prefix.split(".")[:-1]
         if contrast:  # MoCo, whose queries are the encoder; DynACL evaluates the one that makes keys
             parts = [{"encoder_q": "encoder_k", "encoder_k": "encoder_q"}.get(part, part) for part in parts]
         strange = sum(part not in _PARTS for part in parts)
-        return strange, len(parts), sum(_PARTS.index(part) for part in parts if part in _PARTS)
+        return strange, len(parts), sum(_PARTS.index(part) for part in parts if part in _PARTS), prefix
 
-    found = [prefix for prefix, count in counts.items() if count >= 2 or not prefix]
+    def is_twin(prefix: str) -> bool:
+        """MadryLab's AttackerModel holds the same tensors as `model` beside it."""
+        other = prefix.replace("attacker.", "", 1)
+        return other != prefix and counts.get(other) == counts[prefix]
+
+    found = [prefix for prefix, count in counts.items() if not prefix or (count >= 2 and not is_twin(prefix))]
     return sorted(found, key=rank)[:_MOST_PREFIXES]

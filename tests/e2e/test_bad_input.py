@@ -122,7 +122,7 @@ def shapes_that_do_not_fit(folder: Path) -> Path:
 
 
 def another_architecture(folder: Path) -> Path:
-    save_file({"transformer.h.0.attn.weight": torch.zeros(4, 4)}, folder / "gpt.safetensors")
+    save_file({f"transformer.h.{i}.attn.weight": torch.zeros(4, 4) for i in range(4)}, folder / "gpt.safetensors")
     return folder / "gpt.safetensors"
 
 
@@ -155,7 +155,7 @@ CHECKPOINTS = {
     shapes_that_do_not_fit: "its weights do not fit",
     another_architecture: "gpt.safetensors is of no architecture that is known here",
     code_in_a_pickle: "may run code when read",
-    code_in_a_torch_file: "could run code",
+    code_in_a_torch_file: "code.ckpt holds no weights",
 }
 
 
@@ -181,12 +181,12 @@ def nothing_changes(window: MainWindow) -> Iterator[None]:
             "recorded": len(window.player.session),
             "gait": window.player.gait,
             "step": window.step,
-            "model": [label.text() for label in window.model._facts.values()],
+            "model": [line.text() for line in window.model.facts.values()],
             "chosen model": window.model.choice.currentText(),
             "place": window.model.place,
             "sampler": window.sampler.sampler,
             "targets": window.sampler.targets,
-            "chains": window._chains(),
+            "chains": window._chains(window.models.checkpoint.classes),
             "title": window.timeline.position.text(),
             "about": window.evolution.about.text(),
         }

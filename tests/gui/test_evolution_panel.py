@@ -326,6 +326,21 @@ def test_a_notice_stays_until_it_is_dismissed(panel: EvolutionPanel, run: Sessio
     assert not panel.notice.isVisible()
 
 
+def test_a_message_may_lead_to_the_details(qtbot, panel: EvolutionPanel, run: Session) -> None:
+    panel.show_notice("Only 8 of 20 images.", "Details…")
+    panel.show_notice("Something else.")
+    with qtbot.waitSignal(panel.details_wanted):
+        click(panel, "Details…")
+    panel.clear_notice()
+    panel.show_notice("text.png is not an image.")
+    assert not panel._notice_offer.isVisible()
+    panel.show_empty("It is an encoder.", "Choose a head…")
+    with qtbot.waitSignal(panel.details_wanted):
+        click(panel, "Choose a head…")
+    panel.show_empty("No model is open.")
+    assert not panel._empty_offer.isVisible()
+
+
 def test_with_nothing_to_show_it_says_why(qtbot) -> None:
     panel = EvolutionPanel()
     qtbot.addWidget(panel)

@@ -236,8 +236,19 @@ def test_the_end_of_the_program_cancels_an_opening(boss: Boss, wait: Wait, endle
 # The check -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_tried_on_images_that_are_known(boss: Boss, wait: Wait) -> None:
+CHOSEN = {"activation": "silu"}
+"""What it is anyway; but now its accuracy is not known any more."""
+
+
+def test_a_measured_model_is_not_checked(boss: Boss, wait: Wait, tmp_path: Path) -> None:
     boss.open(bundle.DEFAULT_MODEL)
+    boss.open(str(tiny.saved(tmp_path / "net.safetensors")))
+    wait(lambda: boss.heard("checked"))
+    assert [reference for reference, _ in boss.heard("checked")] == [str(tmp_path / "net.safetensors")]
+
+
+def test_a_model_is_tried_on_images_that_are_known(boss: Boss, wait: Wait) -> None:
+    boss.open(bundle.DEFAULT_MODEL, CHOSEN)
     wait(lambda: boss.heard("checked"))
     [(reference, verdict)] = boss.heard("checked")
     assert reference == bundle.DEFAULT_MODEL
@@ -263,7 +274,7 @@ def test_a_check_makes_way_and_comes_back(boss: Boss, wait: Wait, monkeypatch) -
         asked.append(go_on())
 
     monkeypatch.setattr(checkpoints, "check", check)
-    boss.open(bundle.DEFAULT_MODEL)
+    boss.open(bundle.DEFAULT_MODEL, CHOSEN)
     wait(begun.is_set)
     boss.files.sift([str(bundle.samples()[0])], 32)
     wait(lambda: boss.heard("checked"))
@@ -280,7 +291,7 @@ def test_the_end_of_the_program_ends_the_check(boss: Boss, wait: Wait, monkeypat
             pass
 
     monkeypatch.setattr(checkpoints, "check", check)
-    boss.open(bundle.DEFAULT_MODEL)
+    boss.open(bundle.DEFAULT_MODEL, CHOSEN)
     wait(begun.is_set)
     boss.thread.finish()
     assert not boss.heard("checked")
@@ -288,7 +299,7 @@ def test_the_end_of_the_program_ends_the_check(boss: Boss, wait: Wait, monkeypat
 
 def test_a_check_that_fails_is_no_news(boss: Boss, wait: Wait, monkeypatch, caplog) -> None:
     monkeypatch.setattr(checkpoints, "check", lambda *_: 1 / 0)
-    boss.open(bundle.DEFAULT_MODEL)
+    boss.open(bundle.DEFAULT_MODEL, CHOSEN)
     wait(lambda: boss.heard("checked"))
     assert boss.heard("checked") == [(bundle.DEFAULT_MODEL, None)]
     assert "ZeroDivisionError" in caplog.text

@@ -128,6 +128,47 @@ def test_everything_else_is_read_as_an_image() -> None:
     assert intake.sort(["/a.JPG", "/b", "/c.txt", "/d.pt.png"]) == ([], ["/a.JPG", "/b", "/c.txt", "/d.pt.png"])
 
 
+ZIP, LEGACY = b"PK\x03\x04 and more", bytes.fromhex("80028a0a6cfc9c46f920") + b"and more"
+SAFETENSORS = (24).to_bytes(8, "little") + b'{"a":{"dtype":"F32"}}   '
+
+
+@pytest.mark.parametrize("head", [ZIP, LEGACY, SAFETENSORS], ids=["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("name", ["ckpt.t7rocl_run_0", "net", "weights.epoch_12", "cat.dat"])
+def test_checkpoints_are_known_by_their_first_bytes(tmp_path: Path, head: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(head)
+    assert intake.sort([str(tmp_path / name)]) == ([str(tmp_path / name)], [])
+
+
+@pytest.mark.parametrize("head", [b"", b"PK", b"{", b"GIF89a", b"\x80\x02}q\x00.", b"hello, {world}"], ids=repr)
+def test_other_first_bytes_are_left_to_the_reader_of_images(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "what").write_bytes(head)
+    assert intake.sort([str(tmp_path / "what")]) == ([], [str(tmp_path / "what")])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert intake.sort([str(tmp_path / "pipe")]) == ([], [str(tmp_path / "pipe")])
+
+
+def test_of_a_large_folder_only_so_many_files_are_looked_into(tmp_path: Path, monkeypatch) -> None:
+    """And none of those whose name says enough."""
+    looked: list[str] = []
+    monkeypatch.setattr(intake, "_holds_weights", lambda path: bool(looked.append(path)))
+    names = [*(f"{i}.png" for i in range(500)), *(f"{i}.dat" for i in range(1500)), "net.pt"]
+    for name in names:
+        (tmp_path / name).touch()
+    weights, pictures = intake.sort([str(tmp_path)])
+    assert weights == [str(tmp_path / "net.pt")]
+    assert len(pictures) == 2000
+    assert len(looked) == 1000
+
+
+def test_the_dialogs_know_the_same_names() -> None:
+    for suffix in (".pt", ".pt2", ".safetensors", ".pth", ".tar"):
+        assert f"*{suffix} " in intake.MODEL_FILTER
+    assert "*.t7*" in intake.MODEL_FILTER
+
+
 def test_a_folder_stands_for_the_files_in_it(tmp_path: Path) -> None:
     for name in ("b ü.png", "a.png", "net.pt", "deeper/c.png"):
         save_image(tmp_path / f"{name}.png").rename(tmp_path / name)

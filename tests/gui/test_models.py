@@ -199,8 +199,7 @@ def test_the_check_of_a_file_is_told(window: MainWindow, wait: Wait, tmp_path: P
     details(window).reject()
 
 
-def test_a_measured_model_says_what_was_measured(window: MainWindow, wait: Wait) -> None:
-    wait(lambda: window.filing.files._to_check is None)
+def test_a_measured_model_says_what_was_measured(window: MainWindow) -> None:
     assert "clean" in window.model.facts["Check"].text()
 
 
@@ -423,6 +422,7 @@ def test_a_head_beside_an_encoder_can_be_chosen(window: MainWindow, wait: Wait, 
     click(details(window).apply)
     wait(lambda: at_start(window) and window.player.session.start.spec.choices == {"head": "enc_linear.pt"})
     details(window).reject()
+    window.activateWindow()
     wait(window.isActiveWindow)
     type_number(window.sampler.steps, "2")
     run_to_end(window, wait)

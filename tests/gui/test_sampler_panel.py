@@ -318,6 +318,22 @@ def test_class_gaussians_only_where_there_are_some(panel: SamplerPanel) -> None:
     choose(panel.start, "gaussian")
 
 
+def test_a_replay_buffer_is_offered_where_there_is_one(panel: SamplerPanel) -> None:
+    kinds = [panel.start.itemData(i) for i in range(panel.start.count())]
+    energy_based = msgspec.structs.replace(checkpoint(CIFAR), replay=10_000)
+    for _ in range(2):
+        panel.show_checkpoint(energy_based, True)
+    assert [panel.start.itemData(i) for i in range(panel.start.count())] == [*kinds, "replay"]
+    assert "10,000 images" in panel.start.itemData(len(kinds), Qt.ItemDataRole.ToolTipRole)
+    choose(panel.start, "replay")
+    assert panel.sampler == SAMPLERS[FROM_DRAWS]
+    panel.show_checkpoint(energy_based, False)
+    assert panel.start_kind == "replay"
+    panel.show_checkpoint(checkpoint(CIFAR), True)
+    assert panel.start_kind == "image"
+    assert [panel.start.itemData(i) for i in range(panel.start.count())] == kinds
+
+
 @pytest.mark.parametrize(("field", "text", "least", "most"), [("count", "0", 1, 1), ("count", "9999", 999, MAX_CHAINS)])
 def test_the_number_of_chains_stays_in_its_range(
     panel: SamplerPanel, field: str, text: str, least: int, most: int

@@ -324,7 +324,9 @@ def test_the_layout_is_kept(window: MainWindow) -> None:
     discard(other)
 
 
-@pytest.mark.parametrize("key", ["geometry", "layout", "scheme", "device", "precision", "images", "models", "exports"])
+@pytest.mark.parametrize(
+    "key", ["geometry", "layout", "scheme", "device", "precision", "images", "models", "exports", "recent"]
+)
 @pytest.mark.parametrize("value", ["nonsense", 12, ["a", "b"]], ids=str)
 def test_settings_that_make_no_sense_are_passed_over(qapp, home: Path, key: str, value: object) -> None:
     settings = QSettings(str(home / "window.ini"), QSettings.Format.IniFormat)
