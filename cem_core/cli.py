@@ -134,7 +134,8 @@ def morph(
     if start == "image":
         starts = [ImageStart(str(path.absolute())) for path in images]
     else:
-        starts = [{"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}[start]()]
+        kinds: dict[str, Callable[[], Start]] = {"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}
+        starts = [kinds[start]()]
     sampler = _row(options, presets.FROM_IMAGES if start == "image" else presets.FROM_DRAWS)
     checkpoint = _open(options)
     labels = [_class(checkpoint, target) for target in targets]

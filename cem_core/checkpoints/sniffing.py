@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cem_core.checkpoints import programs
+from cem_core.checkpoints.stand_ins import DAMAGED
 from cem_core.messages import Refused
 
 Format = Literal["torch zip", "torch legacy", "safetensors", "TorchScript", "torch.export"]
@@ -33,6 +34,8 @@ _STRANGERS: Final = (
     (b"\xff\xd8\xff", "an image"),
     (b"gguf", "a GGUF language model"),
 )
+_LARGEST_DIRECTORY: Final = 4 * 2**20
+"""Of a zip, in bytes: some 50,000 tensors."""
 _TENSORFLOW_INDEX: Final = bytes.fromhex("57fb808b247547db")
 """The last bytes of the `.index` beside a TensorFlow checkpoint."""
 
@@ -67,17 +70,17 @@ def sniff(path: Path) -> Format:
 
 
 def _sniff_zip(path: Path) -> Format:
-    """Which of torch's zips it is; one that torch did not write could hide a bomb.
-
-    A damaged one counts as a plain torch file: torch says better what is wrong with it.
-    """
+    """Which of torch's zips it is; one that torch did not write could hide a bomb."""
     name = path.name
     try:
+        start, length = _directory(path)
+        if length > _LARGEST_DIRECTORY:
+            raise Refused(f"{name} is a zip archive of more parts than any model has: save its state dict alone.")
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
-            whole = file.start_dir == _directory(path)
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, RecursionError):
-        return "torch zip"
+            whole = file.start_dir == start
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        raise Refused(f"{name} {DAMAGED}") from error
     names = [member.filename for member in members]
     if any(member.endswith(".npy") for member in names):
         raise Refused(f"{name} is a NumPy archive, as JAX projects write: open the PyTorch checkpoint.")
@@ -95,21 +98,22 @@ def _sniff_zip(path: Path) -> Format:
     return "TorchScript" if script else "torch.export" if exported else "torch zip"
 
 
-def _directory(path: Path) -> int:
-    """Where the end of a zip says that its directory is.
+def _directory(path: Path) -> tuple[int, int]:
+    """Where the end of a zip says that its directory is, and how long.
 
-    Python's zipfile shifts it when something stands before the archive; torch's reader does not, and would then read
-    another directory than the one that was checked.
+    Python's zipfile shifts it when something stands before the archive, and reads all of it however long it is. Raises
+    ValueError where it is not at the very end, or is followed by a comment, which torch never writes.
     """
     with path.open("rb") as file:
-        file.seek(-22, 2)
-        end = file.read(22)
-        if end[:4] != b"PK\x05\x06":  # with a comment behind it, which torch never writes
-            return -1
-        offset = int(struct.unpack("<L", end[16:20])[0])
-        if offset == 0xFFFFFFFF:
-            file.seek(-22 - 20, 2)
-            locator = file.read(20)
-            file.seek(struct.unpack("<Q", locator[8:16])[0])
-            offset = int(struct.unpack("<Q", file.read(56)[48:56])[0])
-        return offset
+        file.seek(max(0, path.stat().st_size - 98))
+        tail = file.read()
+    end, locator, large = tail[-22:], tail[-42:-22], tail[:-42]
+    if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
+        raise ValueError("no end")
+    if locator[:4] != b"PK\x06\x07":
+        length, start = struct.unpack("<LL", end[12:20])
+    elif large[:4] == b"PK\x06\x06":
+        length, start = struct.unpack("<QQ", large[40:56])
+    else:
+        raise ValueError("no large end")
+    return start, length

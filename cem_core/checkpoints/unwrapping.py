@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -95,10 +96,10 @@ def facts_in(tree: Any) -> dict[str, str]:
 
 def _nodes(tree: Any) -> Iterator[_Node]:
     """Breadth first; each object once, as shared ones could be met without end."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), tree)])
     seen: set[int] = set()
     while waiting and len(seen) < _MOST_NODES:
-        path, value = waiting.pop(0)
+        path, value = waiting.popleft()
         if id(value) in seen or len(path) > _DEEPEST:
             continue
         seen.add(id(value))

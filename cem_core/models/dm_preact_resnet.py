@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cem_core.models.activations import ACTIVATIONS
 from cem_core.models.dm_wide_resnet import SameConv2d, framed, normalisation, size_of
 from cem_core.models.family import Evidence, Plan, Shapes, head_named, shown
-from cem_core.models.model import Network, fold_pair
-from cem_core.models.wide_resnet import Sizes, classes_of, pooled, sizes
+from cem_core.models.model import Network, fold_pair, pooled
+from cem_core.models.wide_resnet import Sizes, classes_of, sizes
 
 FAMILY: Final = "dm_preact_resnet"
 

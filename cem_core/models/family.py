@@ -65,7 +65,7 @@ class Plan:
     """Which one goes with this family (a name of `preprocessing.NORMALISATIONS`), how sure that is, and why."""
     stem: tuple[str, str] | None = None
     """Key of the first convolution's weight and prefix of the batch norm that reads its output directly."""
-    idle: Callable[[str], bool] = lambda key: False
+    idle: Callable[[str], bool] = lambda _: False
     """Whether a key is known to go unused by the network in its own code."""
 
     def keys(self) -> dict[str, str]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cem_core.messages import Fact
 from cem_core.models.family import Evidence, Plan, Shapes, shown
-from cem_core.models.model import Network, fold_pair
-from cem_core.models.wide_resnet import Sizes, classes_of, pooled, sizes
+from cem_core.models.model import Network, fold_pair, pooled
+from cem_core.models.wide_resnet import Sizes, classes_of, sizes
 
 FAMILY: Final = "jem"
 _HEADS: Final = {"class logits": "class_output", "energy output": "energy_output"}

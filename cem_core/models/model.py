@@ -43,14 +43,16 @@ def fold_sequences(net: nn.Module) -> None:
     for part in net.modules():
         if isinstance(part, nn.Sequential):
             for i in range(len(part) - 1):
-                if isinstance(part[i], nn.Conv2d) and isinstance(part[i + 1], nn.BatchNorm2d):
-                    part[i], part[i + 1] = fuse_conv_bn_eval(part[i], part[i + 1]), nn.Identity()
+                conv, norm = part[i], part[i + 1]
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    part[i], part[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def fold_pair(module: nn.Module, conv: str, norm: str) -> None:
     """Fold the batch norm that follows a convolution, both attributes of a module."""
-    if isinstance(getattr(module, norm), nn.BatchNorm2d):
-        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+    before, after = getattr(module, conv), getattr(module, norm)
+    if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+        setattr(module, conv, fuse_conv_bn_eval(before, after))
         setattr(module, norm, nn.Identity())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -12,7 +13,7 @@ from cem_core.models.family import Evidence, Plan, Shapes, count, head_named, sh
 from cem_core.models.model import Network, fold_pair, pooled
 
 FAMILY: Final = "preact_resnet"
-_DEPTHS: Final = {
+_DEPTHS: Final[Mapping[tuple[bool, tuple[int, ...]], int]] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
