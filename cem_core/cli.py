@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import shlex
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,14 @@ import click
 from cem_core import __version__
 
 if TYPE_CHECKING:
-    from cem_core.messages import Checkpoint, Precision, RunSpec, Sampler
+    from cem_core.export import Export, RunFile
+    from cem_core.messages import Checkpoint, Message, Precision, RunSpec, RunStart, Sampler
+    from cem_core.session import Session
+    from cem_core.sessions import Summary
 
 _DEMO_CHAINS = 10
+_LONG = 400
+"""Characters of a fact that are shown, such as the names of a thousand classes."""
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -89,16 +95,43 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _exporting(command: Callable[..., None]) -> Callable[..., None]:
+def _keeping(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is left of a run."""
     for option in reversed(
         (
-            click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR"),
-            click.option("--formats", default="png,apng,sheet,csv", show_default=True, metavar="LIST"),
-            click.option("--every", type=int, default=1, show_default=True, help="Export each k-th step."),
-            click.option("--scale", type=int, default=None, help="Enlarge APNG and sheet. Default: to 256 px or more."),
-            click.option("--fps", type=float, default=20, show_default=True),
+            click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+                         help="Where to export to; needed unless the run is recorded."),
+            click.option("--record", is_flag=True, help="Keep the run as a session, to look at, resume and verify."),
+            click.option("--session", "folder", type=click.Path(path_type=Path), metavar="DIR",
+                         help="Record into this new folder."),
         )
-    ):
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _exporting(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of an export."""
+    for option in reversed(
+        (
+            click.option("--formats", "--format", "formats", multiple=True, default=("png,apng,sheet,csv",),
+                         show_default=True, metavar="LIST",
+                         help="Of png, sheet, apng, webp, webp-lossy, gif, mp4, ffv1, vp9, csv, svg, plot. "
+                         "Repeatable."),
+            click.option("--range", "range_", default=":", metavar="FIRST:LAST", help="Steps. Default: all."),
+            click.option("--every", type=int, default=1, show_default=True, help="Export each k-th step."),
+            click.option("--layout", type=click.Choice(["image", "difference", "original", "curves"]), default="image",
+                         show_default=True, help="What stands beside each image of an animation or video."),
+            click.option("--gain", type=int, default=8, show_default=True, help="Of the difference: 1, 2, 4 … 32."),
+            click.option("--captions", is_flag=True, help="Step, probability and energy below each image."),
+            click.option("--scale", type=int, default=None,
+                         help="Enlarge animations and sheet. Default: to 256 px or more."),
+            click.option("--fps", type=float, default=20, show_default=True),
+            click.option("--hold", type=float, default=0, show_default=True, help="Seconds more for first and last."),
+            click.option("--ease", is_flag=True, help="Begin and end slowly."),
+            click.option("--loop/--once", default=True, help="Play again and again, where the format can say so."),
+        )
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -112,17 +145,30 @@ def _exporting(command: Callable[..., None]) -> Callable[..., None]:
     help="Default: image if one is given. replay: the replay buffer of a JEM checkpoint.",
 )
 @click.option("--chains", "count", type=int, help="Default: one for each pair of start and target.")
+@click.option(
+    "--run", "again", metavar="FILE|SESSION", help="Repeat the run of a run.json, an exported picture or a session."
+)
 @_sampling
+@_keeping
 @_exporting
 def morph(
-    images: tuple[Path, ...], targets: tuple[str, ...], start: str | None, count: int | None, **options: Any
+    images: tuple[Path, ...],
+    targets: tuple[str, ...],
+    start: str | None,
+    count: int | None,
+    again: str | None,
+    **options: Any,
 ) -> None:
     """Move IMAGES (or class Gaussians, or noise) and export every step.
 
     \b
     cem-explorer morph cat.png --target dog --out cat-to-dog
     cem-explorer morph --start gaussian --target horse --chains 16 --sampler RCS --out horses
+    cem-explorer morph --run horses/run.json --out again
     """
+    if again is not None:
+        _repeat(again, options)
+        return
     from cem_core import presets
     from cem_core.chains import lay_out
     from cem_core.messages import MAX_CHAINS, GaussianStart, ImageStart, NoiseStart, Refused, ReplayStart, Start
@@ -147,6 +193,7 @@ def morph(
 
 @main.command()
 @_sampling
+@_keeping
 @_exporting
 def demo(**options: Any) -> None:
     """Morph ten bundled images, one a class, and export the result."""
@@ -163,6 +210,26 @@ def demo(**options: Any) -> None:
         _spec(options, sampler, lay_out(sampler, starts, range(len(classes)), len(starts), options["seed"], seen)),
         options,
     )
+
+
+@main.command("export")
+@click.argument("session")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@_exporting
+def export_(session: str, out: Path, **options: Any) -> None:
+    """Export SESSION, a recorded run: its folder, its name, or the beginning of one.
+
+    \b
+    cem-explorer export "2026-03-01 12.00.00 TA" --format mp4 --layout difference --out clip
+    """
+    from cem_core import export, sessions
+    from cem_core.session import Session
+
+    choices, out = _export_choices(options), export.destination(out)
+    recorded = Session.open(sessions.resolve(session), budget=sessions.settings().memory)
+    _export(recorded, out, choices)
+    if sys.stdout is not None and sys.stdout.isatty():
+        click.echo(f"Exported to {out}: chains {len(recorded.start.labels)}, steps {len(recorded) - 1}")
 
 
 @main.command()
@@ -201,17 +268,18 @@ def inspect(file: str, assumed: tuple[str, ...], remember: bool, check: bool, as
     import msgspec
 
     from cem_core import checkpoints
+    from cem_core.messages import Fact
 
     choices = {} if remember and not assumed else _choices(file, assumed)
     found = checkpoints.inspect(file, choices)
     if remember:
         checkpoints.remember(found.sha256, choices)
-    if check and (checked := checkpoints.check(file, choices)) is not None:
-        said = checked.sentence.replace("under Details", "with --assume")
+    if check:
+        checked = checkpoints.check(file, choices)
+        nothing = Fact("check", "the bundled images say nothing", "file", why="its classes are other ones")
+        said = (checked.sentence.replace("under Details", "with --assume"),) if checked and checked.sentence else ()
         found = msgspec.structs.replace(
-            found,
-            facts=(*found.facts, checked.fact),
-            warnings=(*found.warnings, said) if said else found.warnings,
+            found, facts=(*found.facts, checked.fact if checked else nothing), warnings=(*found.warnings, *said)
         )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
@@ -220,35 +288,60 @@ def inspect(file: str, assumed: tuple[str, ...], remember: bool, check: bool, as
 
 
 def _tell(found: Checkpoint) -> None:
-    """A checkpoint as a table on the terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    """A checkpoint on the terminal: facts and values, and muted beside them what is not simply so, and what else is."""
+    from itertools import chain, repeat, zip_longest
 
-    console = Console(soft_wrap=False, highlight=False)
-    console.print(f"[bold]{escape(found.name)}[/bold]  {found.title}, {found.parameters / 1e6:.2f} M parameters")
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(style="dim", overflow="fold")
-    where = {"file": "from the file", "name": "from the file name", "guess": "assumed", "choice": "chosen"}
+    from rich.console import Console
+    from rich.text import Text
+
+    where = {"file": "", "name": "from the file name", "guess": "assumed", "choice": "chosen"}
+    rows: list[tuple[str, str, str, str]] = []
     for fact in found.facts:
-        sure = f", {100 * fact.confidence:.0f} % sure" if fact.confidence < 1 else ""
-        others = [option for option in fact.options if option != fact.value]
-        more = f"; or {', '.join(others)}" if others and fact.source != "file" else ""
-        why = f": {fact.why}" if fact.why else ""
-        table.add_row(escape(fact.what), escape(fact.value), escape(where[fact.source] + sure + why + more))
-    table.add_row("SHA-256", found.sha256, "")
+        sure = f"{100 * fact.confidence:.0f} % sure" if fact.confidence < 1 else ""
+        note = ": ".join(part for part in (", ".join(filter(None, (where[fact.source], sure))), fact.why) if part)
+        others = [option.replace(" ", "\N{NO-BREAK SPACE}") for option in fact.options if option != fact.value]
+        rows.append((fact.what, fact.value, note, ", ".join(others) if fact.source != "file" else ""))
     if found.replay:
-        table.add_row("replay buffer", f"{found.replay:,} images", "start chains from it with --start replay")
+        rows.append(("replay buffer", f"{found.replay:,} images", "starts of chains: --start replay", ""))
     if found.heads:
-        table.add_row("heads beside it", escape(", ".join(Path(head).name for head in found.heads)), "--assume head=…")
+        rows.append(("heads beside it", ", ".join(Path(head).name for head in found.heads), "--assume head=…", ""))
     if found.ignored:
-        shown = ", ".join(found.ignored[:6]) + (f" and {len(found.ignored) - 6} more" if len(found.ignored) > 6 else "")
-        table.add_row("ignored", escape(shown), "")
-    console.print(table)
+        more = f" and {len(found.ignored) - 6:,} more" if len(found.ignored) > 6 else ""
+        rows.append(("ignored", ", ".join(found.ignored[:6]) + more, "", ""))
+
+    console = Console(highlight=False)
+    console.print(Text(found.name, "bold"), overflow="fold")
+    gives = f"{len(found.classes):,} classes" if found.classes else f"{found.features:,} features"
+    sizes = f"{found.parameters / 1e6:.2f} M parameters, {found.channels}×{found.size}×{found.size} to {gives}"
+    console.print(f"{found.title}, {sizes}", markup=False)
+    console.print()
+    width = max(len(what) for what, *_ in rows) + 3
+    beside = min(20, max((len(value) for _, value, note, _ in rows if note), default=0)) + 2
+    wide = max(20, console.width - width)
+    for what, value, why, other in rows:
+        values = _wrapped(value if len(value) <= _LONG else value[:_LONG] + " …", wide) or [""]
+        notes = [(line, "dim") for line in _wrapped(why, max(20, wide - beside))]
+        notes += [(line, "dim italic") for line in _wrapped(f"or {other}" if other else "", max(20, wide - beside))]
+        if len(value) > beside - 2 and notes:
+            notes = [("", "")] * len(values) + notes  # below it
+        for first, (left, right) in zip(chain([what], repeat("")), zip_longest(values, notes), strict=False):
+            line = Text(f"{first:<{width}}{left or '':<{beside}}").append(*(right or ("", "")))
+            line.rstrip()
+            console.print(line, soft_wrap=True)
+    console.print(f"SHA-256  {found.sha256}", soft_wrap=True)
+    if any(other for *_, other in rows):
+        console.print()
+        console.print("What is assumed can be said: --assume FACT=VALUE, and --remember keeps it.", style="dim")
     for warning in found.warnings:
-        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
+        console.print()
+        console.print(Text.assemble(("Note: ", "yellow"), warning))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines that break at spaces; names with hyphens, and those with no-break spaces, stay whole where they fit."""
+    import textwrap
+
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(text, width, break_on_hyphens=False)]
 
 
 @main.command()
@@ -322,6 +415,151 @@ def fit_starts(data: Path, split: str | None, size: int, rank: int, out: Path) -
     pixels, labels = dataset.arrays(size)
     gaussians = starts.fit(pixels, labels, len(dataset.classes), rank=rank)
     starts.save(gaussians, dataset.classes, out, source=f"{data.name}, {len(labels):,} images, rank {rank}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+@click.option("--delete", metavar="SESSION", help="Move one into the trash.")
+@click.option("--restore", metavar="NAME", help="Take one back out of the trash.")
+@click.option("--empty-trash", is_flag=True, help="Delete for good what was deleted.")
+@click.option(
+    "--thin",
+    nargs=2,
+    type=(str, int),
+    metavar="SESSION K",
+    help="Keep the pixels of one step in K, and all numbers; for good.",
+)
+@click.option("--disk", type=click.FloatRange(0, 10**6), metavar="GB", help="Room that all may take; remembered.")
+@click.option("--memory", type=click.FloatRange(0, 10**6), metavar="MB",
+              help="Memory for the pixels of one; remembered.")  # fmt: skip
+def sessions(
+    as_json: bool, delete: str | None, restore: str | None, empty_trash: bool, thin: tuple[str, int] | None,
+    disk: float | None, memory: float | None,
+) -> None:  # fmt: skip
+    """List the recorded runs. A SESSION is a folder, a name, or the beginning of one."""
+    import msgspec
+
+    from cem_core import sessions
+
+    if disk is not None or memory is not None:
+        known = sessions.settings()
+        sessions.save_settings(
+            msgspec.structs.replace(
+                known,
+                disk=known.disk if disk is None else round(disk * 10**9),
+                memory=known.memory if memory is None else round(memory * 10**6),
+            )
+        )
+    if restore is not None:
+        sessions.restore(restore)
+    if delete is not None:
+        name = sessions.delete(sessions.resolve(delete))
+        click.echo(f"In the trash; to undo: cem-explorer sessions --restore {shlex.quote(name)}", err=True)
+    if thin is not None:
+        gone = sessions.thin(sessions.resolve(thin[0]), thin[1])
+        click.echo(f"The pixels of {gone:,} steps are gone.", err=True)
+    if empty_trash:
+        sessions.empty_trash()
+    found = sessions.found()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode([_plain(summary) for summary in found])).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table("name", "state", "steps", "chains", "sampler", "model", "size", box=None, pad_edge=False)
+    for summary in found:
+        state = summary.state + (f", thinned {summary.thinned}" if summary.thinned > 1 else "")
+        table.add_row(*map(Text, (summary.name, state, f"{summary.steps:,}", str(summary.chains), summary.sampler,
+                                  summary.model, sessions.told_size(summary.size))))  # fmt: skip
+    if found:
+        console.print(table)
+    for summary in found:
+        if summary.damaged:
+            console.print(Text(summary.detail))
+    total = sum(summary.size for summary in found)
+    may = sessions.told_size(sessions.settings().disk)
+    click.echo(f"{len(found)} in {sessions.root()}, {sessions.told_size(total)} of {may}", err=True)
+    if said := sessions.over_budget(found):
+        click.echo(f"Note: {said}", err=True)
+
+
+@main.command()
+@click.argument("session")
+@click.option("--verify", is_flag=True, help="Run it again and compare every pixel and number.")
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def replay(session: str, verify: bool, as_json: bool) -> None:
+    """Tell what a recorded run did; with --verify, run it again and say whether it comes out the same.
+
+    The exit code of --verify is 1 if it does not.
+    """
+    import msgspec
+
+    from cem_core import events, sessions
+    from cem_core.messages import Refused
+    from cem_core.session import Session
+
+    folder = sessions.resolve(session)
+    recorded = Session.open(folder, budget=sessions.settings().memory)
+    summary, found = sessions.summarise(folder), events.events(recorded)
+    verdict = None
+    if verify:
+        from cem_core import replaying
+
+        with _progress("verifying", len(recorded)) as advance:
+            try:
+                for so_far in replaying.verify(recorded):
+                    verdict = so_far
+                    advance(1)
+            except OSError as error:
+                raise Refused(str(error)) from error
+    if as_json:
+        told: dict[str, Any] = {"session": _plain(summary), "events": msgspec.to_builtins(found)}
+        if verdict is not None:
+            told["verdict"] = {**msgspec.to_builtins(verdict), "sentence": verdict.sentence}
+        click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+    else:
+        click.echo(f"{summary.name}: {summary.model}, {summary.sampler}, chains {summary.chains}, steps "
+                   f"{summary.steps:,}, {summary.state}")  # fmt: skip
+        for event in found:
+            click.echo(f"  step {event.step:6,}  chain {event.chain + 1:4}  {event.kind}")
+        if verdict is not None:
+            click.echo(verdict.sentence)
+    if verdict is not None and not verdict.bit_equal:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("session")
+@click.option("--steps", type=int, help="In all. Default: as many as were asked for when it was recorded.")
+def resume(session: str, steps: int | None) -> None:
+    """Go on with a recorded run that was interrupted or stopped, to the pixels it would have had."""
+    import msgspec
+
+    from cem_core import replaying, sessions
+    from cem_core.messages import Refused
+    from cem_core.session import Session
+
+    recorded = Session.open(sessions.resolve(session), write=True, budget=sessions.settings().memory)
+    row = recorded[len(recorded) - 1].sampler if len(recorded) else recorded.start.spec.sampler
+    if steps is not None:
+        row = msgspec.structs.replace(row, steps=steps)
+    done = len(recorded) - 1
+    if done >= row.steps:
+        recorded.close()
+        raise Refused(f"It has its {done:,} steps: ask for more with --steps.")
+    _played(replaying.resume(recorded, lambda: row), recorded, row.steps - done)
+    if recorded.end and recorded.end.reason == "failed":
+        raise Refused(recorded.end.detail)
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    """For programs: all that is told, and what follows from it."""
+    import msgspec
+
+    return {**msgspec.to_builtins(summary), "state": summary.state}
 
 
 def _row(options: dict[str, Any], default: str) -> Sampler:
@@ -402,45 +640,135 @@ def _spec(options: dict[str, Any], sampler: Sampler, chains: Any) -> RunSpec:
     )
 
 
-def _run(spec: RunSpec, options: dict[str, Any]) -> None:
-    """Play a run and export it; a run that fails is exported as far as it went, and then said to have failed."""
-    from cem_core import export, runner
-    from cem_core.messages import Refused, RunEnd, RunStart, Step
+def _export_choices(options: dict[str, Any]) -> Export:
+    from cem_core.export import Export
+
+    first, colon, last = options["range_"].partition(":")
+    try:
+        begin, end = (int(text) if text.strip() else None for text in (first, last))
+        if not colon:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{options['range_']!r} is not FIRST:LAST.", param_hint="--range") from None
+    as_said = ("every", "layout", "gain", "captions", "scale", "fps", "hold", "ease", "loop")
+    formats: Any = tuple(dict.fromkeys(part.strip() for text in options["formats"] for part in text.split(",")))
+    return Export(formats=formats, first=begin or 0, last=end, **{name: options[name] for name in as_said})
+
+
+def _export(session: Session, out: Path, choices: Export) -> None:
+    """What a lossy format keeps is measured and said before anything is written."""
+    from cem_core import export
+
+    writing = export.export(session, out, choices)
+    for format in choices.formats:
+        if export.KINDS[format].lossy and (found := export.measure(session, choices, format)) is not None:
+            click.echo(f"{format} {found.sentence}", err=True)
+    with _progress("exporting", None) as advance:
+        for progress in writing:
+            advance(progress)
+
+
+def _repeat(reference: str, options: dict[str, Any]) -> None:
+    """`morph --run`: nothing can be chosen of the run, only what is to be left of it."""
+    import msgspec
+
+    from cem_core import export, sessions
+    from cem_core.messages import Refused
+    from cem_core.recording import HEADER
     from cem_core.session import Session
 
-    choices = export.Export(
-        formats=tuple(part.strip() for part in options["formats"].split(",")),
-        every=options["every"],
-        scale=options["scale"],
-        fps=options["fps"],
-    )
-    out = export.destination(options["out"])
-    session: Session | None = None
-    with _progress("sampling", spec.sampler.steps) as advance:
-        for message in runner.play(spec):
-            if isinstance(message, RunStart):
-                session = Session(message)
-            elif isinstance(message, Step):
-                assert session is not None
-                try:
-                    session.append(message)
-                except OSError as error:
-                    detail = f"Older steps could not be kept on disk ({error.strerror or error}): make room."
-                    session.end = RunEnd(spec.id, "failed", detail)
-                    break
-                advance(min(1, message.index))
-            elif session is not None:
-                session.end = message
-            if isinstance(message, RunEnd) and message.reason == "failed" and not session:
-                raise Refused(message.detail)
-    assert session is not None
-    with _progress("exporting", None) as advance:
-        for progress in export.export(session, out, choices):
-            advance(progress)
+    free = {"again", "out", "record", "folder", "range_", *export.Export.__struct_fields__}
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        chosen = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT
+        if chosen and parameter.name not in free:
+            raise click.UsageError(f"--run says all of a run: leave {parameter.human_readable_name} out.")
+    path = Path(reference).expanduser()
+    if path.is_file() and path.name != HEADER:
+        run = export.read(path)
+        if run is None:
+            raise Refused(f"{path.name} carries no run: give a run.json, an exported PNG or WebP, or a session.")
+    else:
+        run = export.settings(Session.open(sessions.resolve(reference)))
+    _run(msgspec.structs.replace(run.spec, id=uuid.uuid4().hex[:12]), options, run)
+
+
+def _run(spec: RunSpec, options: dict[str, Any], before: RunFile | None = None) -> None:
+    """Play a run and export it; a run that fails is exported as far as it went, and then said to have failed.
+
+    Args:
+        before: the run that is repeated, with whatever was changed on its way.
+    """
+    from cem_core import export, runner, sessions
+    from cem_core.export.command import rows
+    from cem_core.messages import Refused
+    from cem_core.session import Session
+
+    folder: Path | None = options["folder"]
+    recorded = options["record"] or folder is not None
+    if options["out"] is None and not recorded:
+        raise click.UsageError("Missing option '--out', or --record.")
+    choices = _export_choices(options)
+    out = options["out"] and export.destination(options["out"])
+    if recorded and (said := sessions.over_budget()):
+        click.echo(f"Note: {said}", err=True)
+
+    def begin(start: RunStart) -> Session:
+        if before is not None and start.checkpoint.sha256 != before.checkpoint.sha256:
+            click.echo(f"Note: {start.checkpoint.name} is another file than that of the run.", err=True)
+        if not recorded:
+            return Session(start)
+        return Session.record(folder or sessions.new_folder(start), start, budget=sessions.settings().memory)
+
+    steps = spec.sampler.steps if before is None else max(1, before.steps - 1)
+    session = _played(runner.play(spec, None if before is None else rows(before)), begin, steps)
+    if out:
+        _export(session, out, choices)
     if session.end and session.end.reason == "failed":
         raise Refused(session.end.detail)
     if sys.stdout is not None and sys.stdout.isatty():
-        click.echo(f"Exported to {out}: chains {len(spec.chains)}, steps {len(session) - 1}")
+        if out:
+            click.echo(f"Exported to {out}: chains {len(spec.chains)}, steps {len(session) - 1}")
+        if session.recording is not None:
+            click.echo(f"Recorded in {session.recording.folder}")
+
+
+def _played(messages: Iterator[Message], session: Session | Callable[[RunStart], Session], steps: int) -> Session:
+    """The session with all that a run said; what was recorded is safe whatever ends it: a full disk, or Ctrl-C."""
+    from cem_core.messages import Refused, RunEnd, RunStart, Step
+
+    kept = None if callable(session) else session
+    with _progress("sampling", steps) as advance:
+        try:
+            for message in messages:
+                if isinstance(message, RunStart):
+                    assert callable(session)
+                    kept = session(message)
+                elif kept is None:
+                    raise Refused(message.detail if isinstance(message, RunEnd) else "")
+                elif isinstance(message, Step):
+                    kept.append(message)
+                    advance(min(1, message.index))
+                else:
+                    kept.finish(message)
+        except KeyboardInterrupt:
+            if kept is not None:
+                kept.finish(RunEnd(kept.start.spec.id, "stopped"))
+            raise
+        except OSError as error:
+            if kept is None:
+                raise
+            why = error.strerror or error
+            detail = f"Older steps could not be kept on disk ({why}): make room."
+            if kept.recording is not None:
+                detail = f"The run could not be recorded any longer ({why}): make room, and resume the session."
+            kept.end = RunEnd(kept.start.spec.id, "failed", detail)
+        finally:
+            if kept is not None:
+                with suppress(OSError):  # has been said
+                    kept.close()
+    assert kept is not None
+    return kept
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cem_core.messages import Floats, RunEnd, Sampler
+from cem_core.messages import Floats, RunEnd
 from cem_core.session import Numbers, Session
 
 Kind = Literal["misclassified", "target reached", "energy minimum", "largest jump", "ball reached", "diverged"]
@@ -35,8 +35,8 @@ class Event(msgspec.Struct, frozen=True):
 
 def events(session: Session) -> list[Event]:
     """Of all chains, in the order of their steps."""
-    rows = [session.start.spec.sampler, *(row for _, row in session.changes)]
-    return find(session.numbers, session.start.labels, _radii(session, rows[0]), session.end)
+    numbers = session.numbers  # first: the run may go on meanwhile
+    return find(numbers, session.start.labels, _radii(session, len(numbers.energy)), session.end)
 
 
 def find(numbers: Numbers, labels: Sequence[int], radii: Floats, end: RunEnd | None = None) -> list[Event]:
@@ -48,9 +48,8 @@ def find(numbers: Numbers, labels: Sequence[int], radii: Floats, end: RunEnd | N
         end: how the run ended; None: it goes on.
     """
     found = [Event(kind, int(step), chain) for kind, chain, step in _all(numbers, np.asarray(labels), radii)]
-    if end is not None and end.reason == "failed" and len(numbers.energy):
-        last = len(numbers.energy) - 1
-        found += [Event("diverged", last, chain) for chain in range(numbers.energy.shape[1])]
+    if end is not None and len(numbers.energy):
+        found += [Event("diverged", len(numbers.energy) - 1, chain) for chain in end.diverged]
     return sorted(found, key=lambda event: (event.step, event.chain, list(KINDS).index(event.kind)))
 
 
@@ -72,9 +71,10 @@ def _all(numbers: Numbers, labels: NDArray[np.int64], radii: Floats) -> Iterator
         yield "largest jump", number, int(jump)
 
 
-def _radii(session: Session, first: Sampler) -> Floats:
-    """(T,) of the ball in force at each step."""
-    radii = np.full(len(session), np.inf if first.radius is None else first.radius, np.float32)
+def _radii(session: Session, steps: int) -> Floats:
+    """(T,) of the ball in force at each of the first steps."""
+    first = session.start.spec.sampler
+    radii = np.full(steps, np.inf if first.radius is None else first.radius, np.float32)
     for step, row in session.changes:
         radii[step:] = np.inf if row.radius is None else row.radius
     return radii

@@ -91,7 +91,16 @@ class ReplayStart(msgspec.Struct, frozen=True, tag="replay", tag_field="kind"):
     """An image of the replay buffer in the checkpoint, drawn with the seed of the chain."""
 
 
-Start: TypeAlias = ImageStart | GaussianStart | NoiseStart | ReplayStart
+class SessionStart(msgspec.Struct, frozen=True, tag="session", tag_field="kind"):
+    """A chain of a recorded run, as it was after some step."""
+
+    session: str
+    """Path of the session's folder."""
+    step: int
+    chain: int
+
+
+Start: TypeAlias = ImageStart | GaussianStart | NoiseStart | ReplayStart | SessionStart
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,6 +222,8 @@ class RunEnd(msgspec.Struct, frozen=True):
     reason: Reason
     detail: str = ""
     """One sentence; empty unless there is something to say."""
+    diverged: tuple[int, ...] = ()
+    """Chains of which a number was no longer finite."""
 
 
 Message: TypeAlias = RunStart | Step | RunEnd

@@ -1,22 +1,25 @@
 """A session's folder: what makes a run outlive the program.
 
     session.json   the first message of the run, its name, and where it was forked from; checked when it is read
-    pixels/        Zarr v3, (step, chain, channel, y, x) float32, a chunk a step, Zstandard and CRC-32C
+    pixels/        Zarr v3, (step, chain, channel, y, x) float32; see `frames`
     steps.sqlite   a row for each step and chain: energies, norms, logits; the sampler where it changed; the end
     lock           held by the program that writes
 
-A step counts once its row is in the table, and its row is written after its pixels: whatever happens, at most the step
-being written is missing.
+A step counts once its row is in the table, its row is written after its pixels, both are on the disk before the next
+is taken: whatever happens, at most the step being written is missing.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sqlite3
-import threading
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,27 +28,30 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
-from cem_core import __version__, writing
-from cem_core.messages import Floats, Refused, RunEnd, RunStart, Sampler, Step
+from cem_core import __version__
+from cem_core.frames import Frames, put
+from cem_core.messages import MAX_STEPS, Floats, Refused, RunEnd, RunStart, Sampler, SessionStart, Step
 
 FORMAT: Final = 1
 """Of the folder; older ones are read through `_MIGRATIONS`."""
 SCALARS: Final = ("energy", "joint", "gradient_norm", "distance")
-_HEADER: Final = "session.json"
+HEADER: Final = "session.json"
 _TABLE: Final = "steps.sqlite"
 _PIXELS: Final = "pixels"
 _LARGEST_HEADER: Final = 64 * 2**20
-_AHEAD: Final = 8
-"""Steps that may wait for the disk."""
-_GROWTH: Final = 1024
-"""Steps by which the array's declared length grows."""
+_PATIENCE: Final = 0.25
+"""Seconds to wait for the lock: who only looks whether it is held, holds it for an instant."""
+_BATCH: Final = 2**16
+"""Rows read at once; a long run has millions."""
 _SCHEMA: Final = """
 CREATE TABLE step (
     step INTEGER, chain INTEGER, energy REAL, joint REAL, gradient_norm REAL, distance REAL, log_p REAL,
     logits BLOB, -- float32, little-endian, one a class
     PRIMARY KEY (step, chain)
 ) WITHOUT ROWID;
+CREATE TABLE frame (step INTEGER PRIMARY KEY, bytes INTEGER); -- the steps whose pixels are kept
 CREATE TABLE sampler (step INTEGER PRIMARY KEY, row TEXT); -- JSON: what a step was made with, where that changed
 CREATE TABLE ended (message TEXT); -- JSON
 """
@@ -60,6 +66,13 @@ class Origin(msgspec.Struct, frozen=True):
     step: int
 
 
+class Resumed(msgspec.Struct, frozen=True):
+    """A run that went on where not all was as before."""
+
+    step: int
+    differs: tuple[str, ...]
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """`session.json`."""
 
@@ -72,39 +85,64 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """ISO 8601, with its time zone."""
     start: RunStart
     origin: Origin | None = None
+    """Of the first chain that was forked; `start` has them all."""
+    thinned: int = 1
+    """The pixels of each so-many-th step were kept when it was thinned out; 1: it never was."""
+    resumed: tuple[Resumed, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, H, W) of a step."""
+        checkpoint = self.start.checkpoint
+        return (len(self.start.spec.chains), checkpoint.channels, checkpoint.size, checkpoint.size)
 
 
 class Recording:
     """One folder, being written or read.
 
-    Steps are written by a thread of its own, a few behind; one that cannot be written stops it until `resume`.
+    A step is written by a thread of its own while the next is computed. One that cannot be written is kept, and
+    tried again with whatever is asked next.
     """
 
-    def __init__(self, folder: Path, header: Header, lock: FileLock | None, written: int = 0) -> None:
+    def __init__(self, folder: Path, header: Header, written: int = 0, lock: FileLock | None = None) -> None:
         self.folder = folder
         self.header = header
-        self.writable = lock is not None
-        """False: another program writes here, or it was opened to be read."""
+        self._frames = frames(folder, header)
         self._written = written
-        self._submitted = written
-        self._failure: OSError | None = None
-        self._row: Sampler | None = None
-        self._pixels: Any = _open_array(folder)
-        self._table: sqlite3.Connection | None = None
-        self._room = threading.BoundedSemaphore(_AHEAD)
-        self._writer = ThreadPoolExecutor(1, "recording") if lock is not None else None
-        self._close = weakref.finalize(self, _let_go, self._writer, lock)
+        self._waiting: Step | None = None
+        self._work: Future[None] | None = None
+        self._writer: _Writer | None = None
+        if lock is not None:
+            self._writer = _Writer(folder, self._frames, written)
+            self._thread = ThreadPoolExecutor(1, "recording")
+            # It must not hold this object, or the last to let go of it might be the thread that it waits for.
+            self._let_go = weakref.finalize(self, _let_go, self._thread, self._writer, lock)
 
     # ---- making and opening ------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, root: Path, start: RunStart, origin: Origin | None = None) -> Recording:
-        """A new folder below `root`, named after the time and the run. Raises OSError."""
-        now = datetime.now(UTC).astimezone()
-        folder = root / f"{now:%Y-%m-%d %H.%M.%S} {start.spec.sampler.name} {start.spec.id[:6]}"
-        folder.mkdir(parents=True)
-        self = cls(folder, Header(created=now.isoformat(timespec="seconds"), start=start, origin=origin), _lock(folder))
-        self._write_header()
+    def create(cls, folder: Path, start: RunStart) -> Recording:
+        """A new folder. Raises Refused if there is something already, or it cannot be written."""
+        forks = (chain.start for chain in start.spec.chains if isinstance(chain.start, SessionStart))
+        header = Header(
+            created=datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+            start=start,
+            origin=next((Origin(fork.session, fork.step) for fork in forks), None),
+        )
+        try:
+            folder.mkdir(parents=True)
+            lock = _lock(folder)
+            if lock is None:
+                raise Refused(f"{folder} cannot be locked: record on another disk.")
+            frames(folder, header).declare(0)
+            with closing(sqlite3.connect(folder / _TABLE)) as table:
+                table.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
+            self = cls(folder, header, 0, lock)
+            self._write_header(header)  # the last: without it the folder is no session
+        except FileExistsError as error:
+            raise Refused(f"{folder} is there already: choose another name.") from error
+        except (OSError, sqlite3.Error) as error:
+            raise Refused(f"{folder} cannot be written ({_said(error)}): record elsewhere.") from error
         return self
 
     @classmethod
@@ -115,133 +153,149 @@ class Recording:
             Refused: it is no session, of a newer version, or damaged.
         """
         header = read_header(folder)
-        recorded = _read_table(folder)
-        self = cls(folder, header, _lock(folder) if write else None)
-        intact = recorded.count
-        while intact and not self._is_intact(intact - 1):  # a power cut may lose what was written last
-            intact -= 1
-        self._written = self._submitted = intact
-        return self, recorded.first(intact)
+        lock = _lock(folder) if write else None
+        try:
+            recorded = _read_table(folder, header)
+            intact, pixels = recorded.count, frames(folder, header)
+            while intact and recorded.kept[intact - 1] and not pixels.is_whole(intact - 1):
+                intact -= 1  # what was written last before a power cut, on a disk that lied
+            if recorded.count and not intact:
+                raise Refused(f"{folder.name} has lost its pixels: it cannot be opened.")
+            return cls(folder, header, intact, lock), recorded.first(intact)
+        except (Refused, sqlite3.Error) as error:
+            if lock is not None:
+                lock.release()
+            raise error if isinstance(error, Refused) else _damaged(folder, _TABLE, error) from error
+
+    @property
+    def writable(self) -> bool:
+        """False: another program writes here, or it was opened to be read."""
+        return self._writer is not None
 
     def rename(self, name: str) -> None:
-        """Give it a name. Raises Refused."""
-        self.header = msgspec.structs.replace(self.header, name=" ".join(name.split())[:200])
-        self._write_header()
+        """Give it a name. Raises OSError."""
+        self._write_header(msgspec.structs.replace(self.header, name=" ".join(name.split())[:200]))
+
+    def resumed(self, step: int, differs: tuple[str, ...]) -> None:
+        """Put down that it goes on from a step where not all is as before. Raises OSError."""
+        self._write_header(msgspec.structs.replace(self.header, resumed=(*self.header.resumed, Resumed(step, differs))))
 
     def close(self) -> None:
-        """Write what waits, and let others write."""
-        self._close()
-        if self._table is not None:
-            self._table.close()
-            self._table = None
-        self.writable = False
+        """Write what waits, and let others write. Raises OSError if it could not be written."""
+        if self._writer is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._written = self._writer.written
+            self._writer = None
+            self._let_go()
 
-    def _write_header(self) -> None:
-        writing.replace(self.folder / _HEADER, msgspec.json.format(msgspec.json.encode(self.header)))
+    def _write_header(self, header: Header) -> None:
+        put(self.folder / HEADER, msgspec.json.format(msgspec.json.encode(header)))
+        self.header = header
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     @property
     def written(self) -> int:
         """Steps that are safe."""
-        return self._written
-
-    @property
-    def failure(self) -> OSError | None:
-        """Why the writing stopped; None: it has not."""
-        return self._failure
+        return self._written if self._writer is None else self._writer.written
 
     def append(self, step: Step) -> None:
-        """Have the next step written. Raises OSError if one before it could not be; then it was not taken."""
+        """Have the next step written. Raises OSError if the one before it could not be: then this was not taken."""
         assert self._writer is not None
-        self._room.acquire()
-        if self._failure is not None:
-            self._room.release()
-            raise self._failure
-        self._submitted += 1
-        self._writer.submit(self._write_one, step)
-
-    def resume(self, steps: Iterator[Step]) -> None:
-        """Go on after a failure with all steps from `written` on. Raises OSError if they still cannot be written."""
-        assert self._writer is not None
-        self._writer.submit(lambda: None).result()  # what waited has been passed over
-        self._failure, self._submitted = None, self._written
-        for step in steps:
-            self.append(step)
         self.flush()
+        self._waiting = step
+        self._work = self._thread.submit(self._writer.write, step)
 
     def flush(self) -> None:
-        """Wait until all that was taken is written. Raises OSError if it could not be."""
+        """Wait until all that was taken is written; what failed is tried again. Raises OSError if it still fails."""
+        if self._waiting is None:
+            return
         assert self._writer is not None
-        self._writer.submit(lambda: None).result()
-        if self._failure is not None:
-            raise self._failure
+        if self._work is None:
+            self._work = self._thread.submit(self._writer.write, self._waiting)
+        work, self._work = self._work, None
+        work.result()
+        self._waiting = None
 
-    def finish(self, end: RunEnd | None) -> None:
-        """Write how the run ended; None: it goes on after all. Raises OSError."""
+    def finish(self, end: RunEnd) -> None:
+        """Write how the run ended. Raises OSError."""
         assert self._writer is not None
         self.flush()
-        self._writer.submit(self._write_end, end).result()
+        self._thread.submit(self._writer.end, end).result()
+
+    def follow(self, count: int) -> Recorded:
+        """What another program has written from step `count` on. Raises Refused if it cannot be read."""
+        recorded = _read_table(self.folder, self.header, count)
+        self._written = count + recorded.count
+        return recorded
 
     def pixels(self, index: int) -> Floats:
-        """(B, C, H, W) of a step that is written. Raises OSError if it is missing or damaged."""
-        try:
-            found = np.asarray(self._pixels[index], np.float32)
-        except Exception as error:  # a codec raises nearly anything for a damaged chunk
-            raise OSError(f"its pixels are damaged ({_first_line(error)})") from error
-        if np.isnan(found).any():
-            raise OSError("its pixels are missing")
-        return found
+        """(B, C, H, W) of a step that is written. Raises OSError, in a sentence, if they are missing or damaged."""
+        return self._frames.read(index)
 
-    def _is_intact(self, index: int) -> bool:
-        try:
-            self.pixels(index)
-        except OSError:
-            return False
-        return True
+    def thin(self, every: int, drop: list[int]) -> None:
+        """Forget the pixels of the steps in `drop`, all but each so-many-th, and say so. Raises OSError."""
+        assert self._writer is not None
+        self._write_header(msgspec.structs.replace(self.header, thinned=every))
+        self._thread.submit(self._writer.thin, drop).result()
 
-    def _write_one(self, step: Step) -> None:
-        try:
-            if self._failure is None:
-                self._write(step)
-                self._written = step.index + 1
-        except OSError as error:
-            self._failure = error
-        except Exception as error:  # sqlite3.Error among them, for the same reasons
-            self._failure = OSError(_first_line(error))
-        finally:
-            self._room.release()
 
-    def _write(self, step: Step) -> None:
-        if not (self.folder / _HEADER).exists():  # or the folders would be made anew, without it
-            raise OSError("its folder is gone")
-        if self._pixels is None:
-            self._pixels = _make_array(self.folder, step.pixels.shape)
-        if self._table is None:
-            self._table = _make_table(self.folder)
-        if step.index >= self._pixels.shape[0]:
-            self._pixels.resize((step.index + _GROWTH, *self._pixels.shape[1:]))
-        self._pixels[step.index] = step.pixels
+class _Writer:
+    """What the writing thread does; nobody else calls it but to read `written`."""
+
+    def __init__(self, folder: Path, frames: Frames, written: int) -> None:
+        self.written = written
+        self._frames = frames
+        self._row: Sampler | None = None
+        self._begun = False
+        self._table = sqlite3.connect(folder / _TABLE, check_same_thread=False)
+        self._table.execute("PRAGMA synchronous=FULL")
+        self._table.execute("PRAGMA journal_mode=WAL")  # readers go on, and a crash undoes the step in flight
+
+    def write(self, step: Step) -> None:
+        size = self._frames.write(step.index, step.pixels)
         scalars = (getattr(step, name).tolist() for name in (*SCALARS, "log_p"))
         logits = (row.astype("<f4").tobytes() for row in step.logits)
         rows = [(step.index, chain, *values) for chain, values in enumerate(zip(*scalars, logits, strict=True))]
-        with self._table:
+        with _told(), self._table:
+            if not self._begun:  # it goes on after an end, or after steps that were lost
+                for table in ("step", "frame", "sampler"):
+                    self._table.execute(f"DELETE FROM {table} WHERE step >= ?", (step.index,))
+                self._table.execute("DELETE FROM ended")
             if step.sampler != self._row:
                 row = msgspec.json.encode(step.sampler).decode()
                 self._table.execute("INSERT OR REPLACE INTO sampler VALUES (?, ?)", (step.index, row))
+            self._table.execute("INSERT OR REPLACE INTO frame VALUES (?, ?)", (step.index, size))
             self._table.executemany("INSERT OR REPLACE INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self._row = step.sampler
+        self._row, self._begun, self.written = step.sampler, True, step.index + 1
 
-    def _write_end(self, end: RunEnd | None) -> None:
-        try:
-            if self._table is None:
-                self._table = _make_table(self.folder)
-            with self._table:
-                self._table.execute("DELETE FROM ended")
-                if end is not None:
-                    self._table.execute("INSERT INTO ended VALUES (?)", (msgspec.json.encode(end).decode(),))
-        except sqlite3.Error as error:
-            raise OSError(_first_line(error)) from error
+    def end(self, end: RunEnd) -> None:
+        with _told(), self._table:
+            self._table.execute("DELETE FROM ended")
+            self._table.execute("INSERT INTO ended VALUES (?)", (msgspec.json.encode(end).decode(),))
+        self._frames.declare(self.written)
+
+    def thin(self, drop: list[int]) -> None:
+        with _told(), self._table:
+            self._table.executemany("DELETE FROM frame WHERE step = ?", [(index,) for index in drop])
+        for index in drop:
+            self._frames.path(index).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._frames.declare(self.written)
+        self._table.close()
+
+
+def _let_go(thread: ThreadPoolExecutor, writer: _Writer, lock: FileLock) -> None:
+    thread.shutdown()
+    try:
+        writer.close()
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -251,7 +305,10 @@ class Recorded:
     count: int
     scalars: dict[str, Floats]
     """Each (T, B); `logits` (T, B, K)."""
-    samplers: list[Sampler]
+    changes: list[tuple[int, Sampler]]
+    """(step, row), wherever it is another."""
+    kept: NDArray[np.bool_]
+    """(T,) whether the pixels of a step are kept."""
     end: RunEnd | None
 
     def first(self, count: int) -> Recorded:
@@ -259,125 +316,192 @@ class Recorded:
         if count == self.count:
             return self
         scalars = {name: values[:count] for name, values in self.scalars.items()}
-        return Recorded(count, scalars, self.samplers[:count], None)
+        changes = [change for change in self.changes if change[0] < count]
+        return Recorded(count, scalars, changes, self.kept[:count], None)
 
 
 def read_header(folder: Path) -> Header:
     """What a session is. Raises Refused if the folder is none, or of a newer version, or its header is damaged."""
-    path = folder / _HEADER
+    path = folder / HEADER
     try:
-        if path.stat().st_size > _LARGEST_HEADER:
-            raise Refused(f"{folder.name} has a {_HEADER} that is too long: it is no session of this program.")
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise Refused(f"{folder.name} is no session: it has no {_HEADER}.") from error
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_HEADER + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Refused(f"{folder.name} is no session: it has no {HEADER}.") from error
     except OSError as error:
-        raise Refused(f"{folder.name} cannot be read: {error.strerror or error}.") from error
+        raise Refused(f"{folder.name} cannot be read: {_said(error)}.") from error
+    if len(data) > _LARGEST_HEADER:
+        raise Refused(f"{folder.name} has a {HEADER} that is too long: it is no session of this program.")
     try:
         told = msgspec.json.decode(data, type=dict[str, Any])
-        version = told.get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise Refused(
-                f"{folder.name} was recorded by a newer CEM Explorer ({told.get('version')}): update to open it."
-            )
-        for old in range(version if isinstance(version, int) else FORMAT, FORMAT):
-            told = _MIGRATIONS[old](told)
-        return msgspec.convert(told, Header)
-    except (msgspec.MsgspecError, KeyError, RecursionError, Refused) as error:
-        if isinstance(error, Refused) and "newer" in str(error):
-            raise
-        raise Refused(f"{folder.name} has a damaged {_HEADER} ({_first_line(error)}): it cannot be opened.") from error
+        version = msgspec.convert(told.get("format"), int)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _damaged(folder, HEADER, error) from error
+    if version > FORMAT:
+        by = str(told.get("version"))[:20]
+        raise Refused(f"{folder.name} was recorded by a newer CEM Explorer ({by}): update to open it.")
+    try:
+        while version < FORMAT:
+            told = _MIGRATIONS[version](told)
+            version += 1
+        return _checked(msgspec.convert(told, Header))
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(folder, HEADER, error) from error
 
 
-def _read_table(folder: Path) -> Recorded:
+def _checked(header: Header) -> Header:
+    start, chains = header.start, len(header.start.spec.chains)
+    if not len(start.labels) == len(start.names) == len(start.notes) == chains:
+        raise ValueError("not all is told of each chain")
+    if not all(0 <= label < len(start.checkpoint.classes) for label in start.labels):
+        raise ValueError("a target is no class of its model")
+    if not (1 <= start.checkpoint.channels <= 2**10 and 1 <= start.checkpoint.size <= 2**16) or header.thinned < 1:
+        raise ValueError("a size is none")
+    return header
+
+
+def frames(folder: Path, header: Header) -> Frames:
+    """The pixels of a session, whether or not their steps are in the table."""
+    return Frames(folder / _PIXELS, header.shape)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a program writes there."""
+    if not (folder / "lock").exists():
+        return False
+    lock = FileLock(folder / "lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a read-only disk
+        return False
+    lock.release()
+    return False
+
+
+def overview(folder: Path) -> tuple[int, int, RunEnd | None]:
+    """Steps, bytes of their pixels, and the end, without reading any step. Raises Refused if the table is damaged."""
+    with _reading(folder) as table:
+        last = table.execute("SELECT max(step) FROM step").fetchone()[0]
+        size = table.execute("SELECT sum(bytes) FROM frame").fetchone()[0]
+        return (0 if last is None else int(last) + 1), int(size or 0), _ended(table)
+
+
+def _read_table(folder: Path, header: Header, since: int = 0) -> Recorded:
+    """Steps from `since` on."""
+    chains = header.shape[0]
+    with _reading(folder) as table:
+        last, length = table.execute(
+            "SELECT max(step), max(length(logits)) FROM step WHERE step >= ?", (since,)
+        ).fetchone()
+        count = 0 if last is None else int(last) + 1 - since
+        classes = int(length or 0) // 4
+        if not 0 <= count <= MAX_STEPS + 1 or not 0 <= classes <= 2**20:
+            raise ValueError("there are too many steps or classes")
+        if (rows := table.execute("SELECT count(*) FROM step WHERE step >= ?", (since,)).fetchone()[0]) != (
+            count * chains
+        ):
+            raise ValueError(f"it has {rows:,} rows for {count:,} steps of {chains:,} chains")
+        scalars: dict[str, Floats] = {name: np.empty((count * chains,), np.float32) for name in SCALARS}
+        logits = np.empty((count * chains, classes), np.float32)
+        found = table.execute(
+            f"SELECT step, chain, {', '.join(SCALARS)}, logits FROM step WHERE step >= ? ORDER BY step, chain", (since,)
+        )
+        done = 0
+        while batch := found.fetchmany(_BATCH):
+            steps, numbers, *columns, packed = zip(*batch, strict=True)
+            places = np.arange(done, done + len(batch))
+            if not np.array_equal(steps, places // chains + since) or not np.array_equal(numbers, places % chains):
+                raise ValueError("steps are missing")
+            if {len(row) for row in packed} != {4 * classes}:
+                raise ValueError("not all logits have the same length")
+            part = slice(done, done + len(batch))
+            for name, column in zip(SCALARS, columns, strict=True):
+                scalars[name][part] = column
+            logits[part] = np.frombuffer(b"".join(packed), "<f4").reshape(-1, classes)
+            done += len(batch)
+        kept = np.zeros(count, np.bool_)
+        frames = table.execute("SELECT step FROM frame WHERE step BETWEEN ? AND ?", (since, since + count - 1))
+        kept[[int(step) - since for (step,) in frames]] = True
+        changes = table.execute("SELECT step, row FROM sampler WHERE step >= ? ORDER BY step", (since,)).fetchall()
+        return Recorded(
+            count,
+            {name: values.reshape(count, chains) for name, values in scalars.items()}
+            | {"logits": logits.reshape(count, chains, classes)},
+            [(int(step), msgspec.json.decode(row, type=Sampler)) for step, row in changes],
+            kept,
+            _ended(table),
+        )
+
+
+def _ended(table: sqlite3.Connection) -> RunEnd | None:
+    ended = table.execute("SELECT message FROM ended").fetchone()
+    return msgspec.json.decode(ended[0], type=RunEnd) if ended else None
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The table at one moment; whatever is wrong with it is Refused."""
     path = folder / _TABLE
     if not path.exists():
-        return Recorded(0, {}, [], None)
+        raise Refused(f"{folder.name} has lost its {_TABLE}: it cannot be opened.")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as table:
-            chains = table.execute("SELECT count(*) FROM step WHERE step = 0").fetchone()[0]
-            found = table.execute("SELECT * FROM step ORDER BY step, chain").fetchall()
-            rows = table.execute("SELECT step, row FROM sampler ORDER BY step").fetchall()
-            ended = table.execute("SELECT message FROM ended").fetchone()
-        count = len(found) // chains if chains else 0
-        places = [(row[0], row[1]) for row in found[: count * chains]]
-        if places != [(step, chain) for step in range(count) for chain in range(chains)]:
-            raise ValueError("steps are missing")
-        columns = np.array([row[2:6] for row in found[: count * chains]], np.float32).reshape(count, chains, -1)
-        logits = np.frombuffer(b"".join(row[7] for row in found[: count * chains]), "<f4")
-        scalars: dict[str, Floats] = {
-            name: np.ascontiguousarray(columns[:, :, place]) for place, name in enumerate(SCALARS)
-        }
-        scalars["logits"] = logits.reshape(count, chains, -1).astype(np.float32)
-        changes = {step: msgspec.json.decode(row, type=Sampler) for step, row in rows}
-        samplers: list[Sampler] = []
-        for step in range(count):
-            samplers.append(changes[step] if step in changes else samplers[-1])
-        end = msgspec.json.decode(ended[0], type=RunEnd) if ended else None
-        return Recorded(count, scalars, samplers, end)
-    except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError, IndexError) as error:
-        raise Refused(f"{folder.name} has a damaged {_TABLE} ({_first_line(error)}): it cannot be opened.") from error
+        with ExitStack() as closing_last, closing(_connect(path, closing_last)) as table:
+            table.execute("PRAGMA trusted_schema=OFF")
+            table.execute("BEGIN")
+            kinds = dict(table.execute("SELECT name, type FROM sqlite_master").fetchall())
+            if any(kinds.get(name) != "table" for name in ("step", "frame", "sampler", "ended")):
+                raise ValueError("a table is missing")
+            yield table
+    except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError, LookupError, OverflowError, OSError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise _damaged(folder, _TABLE, error) from error
 
 
-def _make_table(folder: Path) -> sqlite3.Connection:
-    path = folder / _TABLE
-    fresh = not path.exists()
-    table = sqlite3.connect(path, check_same_thread=False)
-    table.execute("PRAGMA journal_mode=WAL")  # readers go on, and a crash undoes the step in flight
-    table.execute("PRAGMA synchronous=NORMAL")
-    if fresh:
-        with table:
-            table.executescript(_SCHEMA)
+def _connect(path: Path, closing_last: ExitStack) -> sqlite3.Connection:
+    log = path.with_name(path.name + "-wal")
+    # Where nobody writes, nothing need be locked, and looking leaves no trace.
+    how = "mode=ro" if log.exists() else "immutable=1"
+    table = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+    try:
+        table.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:  # on a read-only disk its readers cannot tell each other where they are
+        table.close()
+        beside = Path(closing_last.enter_context(tempfile.TemporaryDirectory(prefix="cem-explorer-")))
+        for source in (path, log):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(source, beside / source.name)
+        table = sqlite3.connect(beside / path.name)
     return table
 
 
-def _make_array(folder: Path, shape: tuple[int, ...]) -> Any:
-    import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    found = _open_array(folder)
-    if found is not None:
-        return found
-    return zarr.create_array(
-        folder / _PIXELS,
-        shape=(_GROWTH, *shape),
-        chunks=(1, *shape),
-        dtype="float32",
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        fill_value=float("nan"),
-        zarr_format=3,
-        dimension_names=("step", "chain", "channel", "y", "x"),
-        config={"write_empty_chunks": True},
-    )
-
-
-def _open_array(folder: Path) -> Any:
-    if not (folder / _PIXELS / "zarr.json").exists():
-        return None
-    import zarr
-
-    try:
-        return zarr.open_array(folder / _PIXELS, mode="r+")
-    except Exception as error:
-        raise Refused(f"{folder.name} has a damaged {_PIXELS} folder ({_first_line(error)}).") from error
-
-
 def _lock(folder: Path) -> FileLock | None:
-    """Held as long as it lives; None if another program holds it."""
-    lock = FileLock(folder / "lock")
+    """Held as long as it lives, by whichever thread; None if another program holds it, or the disk is read-only."""
+    lock = FileLock(folder / "lock", thread_local=False)
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
+        lock.acquire(timeout=_PATIENCE, poll_interval=_PATIENCE / 10)
+    except (Timeout, OSError, NotImplementedError):
         return None
     return lock
 
 
-def _let_go(writer: ThreadPoolExecutor | None, lock: FileLock | None) -> None:
-    if writer is not None:
-        writer.shutdown()
-    if lock is not None:
-        lock.release()
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the table says of the disk, as everybody else says it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise OSError(_said(error)) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _damaged(folder: Path, name: str, error: BaseException) -> Refused:
+    return Refused(f"{folder.name} has a damaged {name} ({_said(error)}): it cannot be opened.")
+
+
+def _said(error: BaseException) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (said.splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -12,33 +12,38 @@ from cem_core import runner
 from cem_core.messages import Message, Refused, RunEnd, RunStart, Sampler, Step
 from cem_core.session import Session
 
-_COMPARED: Final = ("pixels", "energy", "joint", "logits", "gradient_norm", "distance")
+_COMPARED: Final = ("energy", "joint", "logits", "gradient_norm", "distance")
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """How a run that was run again differs from its record."""
 
-    steps: int
+    steps: int = 0
     """How many were compared."""
-    bit_equal: bool
+    bit_equal: bool = True
     """Every pixel and every number of every step."""
-    pixels: float
+    pixels: float = 0.0
     """Largest absolute difference, in units of [0,1]."""
-    energy: float
+    energy: float = 0.0
     """Largest absolute difference of E(x)."""
-    first: int | None
+    first: int | None = None
     """The first step that differs at all."""
-    differs: tuple[str, ...]
-    """What else is not as it was when it was recorded: device, versions."""
+    differs: tuple[str, ...] = ()
+    """What else is not as it was when it was recorded: checkpoint, device, versions."""
+    thinned: int = 0
+    """Steps of which only the numbers could be compared."""
 
     @property
     def sentence(self) -> str:
-        where = f" (now another {', '.join(self.differs)})" if self.differs else ""
+        told = f" This is another {', '.join(self.differs)}." if self.differs else ""
+        if self.thinned:
+            told = f" Of {self.thinned:,} of them the pixels were thinned out.{told}"
         if self.bit_equal:
-            return f"All {self.steps:,} steps are bit-equal{where}."
+            return f"All {self.steps:,} steps are bit-equal.{told}"
+        promise = " Equal pixels are promised only where nothing has changed." if self.differs else ""
         return (
-            f"From step {self.first} on it differs: by at most {self.pixels:.3g} in a pixel and {self.energy:.3g} in "
-            f"E(x), over {self.steps:,} steps{where}."
+            f"From step {self.first:,} on it differs: by at most {self.pixels:.3g} in a pixel and {self.energy:.3g} in "
+            f"E(x), over {self.steps:,} steps.{told}{promise}"
         )
 
 
@@ -57,7 +62,14 @@ def keyframes(session: Session) -> Callable[[int], Sampler | None]:
 
 
 def replay(session: Session) -> Iterator[Message]:
-    """The messages of a recorded run, computed again with its settings and every change that was made on the way."""
+    """The messages of a recorded run, computed again with its settings and every change that was made on the way.
+
+    It begins with the recorded start, for an image may be gone.
+
+    Raises:
+        Refused: it has no steps.
+        OSError: its start cannot be read back.
+    """
     row = keyframes(session)
     index = -1
 
@@ -68,50 +80,100 @@ def replay(session: Session) -> Iterator[Message]:
         # The recorded length decides, not the row's number of steps.
         return None if following is None else msgspec.structs.replace(following, steps=max(following.steps, index + 2))
 
-    yield from runner.play(session.start.spec, live)
+    yield from runner.play(session.start.spec, live, runner.Since(_step(session, 0), None, session.start.labels))
 
 
 def resume(session: Session, live: Callable[[], Sampler | None] | None = None) -> Iterator[Message]:
     """The messages of a run from the step after the last recorded one on; its RunStart is left out.
 
+    What differs from when it was recorded (device, versions) is put down in the session first.
+
     Args:
         live: as for `runner.play`; by default the row that made the last step.
+
+    Raises:
+        Refused: it has no steps, another program records it, its checkpoint is another file now, or it cannot go on
+            for another reason: then the session is as it was.
+        OSError: its steps cannot be read back, or the folder cannot be written.
     """
-    last = session[len(session) - 1]
-    since = runner.Since(session[0], last, session.start.labels)
-    for message in runner.play(session.start.spec, live or (lambda: last.sampler), since):
+    recording = session.recording
+    if recording is not None and not recording.writable:
+        raise Refused(
+            f"{recording.folder.name} is read-only, as another program records it: it can be resumed once that is done."
+        )
+    first, last = _step(session, 0), _step(session, len(session) - 1)
+    spec, begun = session.start.spec, False
+    for message in runner.play(spec, live or (lambda: last.sampler), runner.Since(first, last, session.start.labels)):
+        if isinstance(message, RunEnd) and message.reason == "failed" and not begun and not message.diverged:
+            raise Refused(message.detail)
         if not isinstance(message, RunStart):
+            begun = True
             yield message
+            continue
+        if message.checkpoint.sha256 != session.start.checkpoint.sha256:
+            raise Refused(
+                f"{session.start.checkpoint.name} is another file than the one that was recorded: the run cannot go on "
+                "to the same pixels. Fork it instead."
+            )
+        if recording is not None and (differs := differences(session.start, message)):
+            recording.resumed(len(session), differs)
 
 
-def verify(session: Session) -> Iterator[tuple[int, Verdict]]:
-    """Run it again and compare: (steps compared, what was found so far), after every step.
+def verify(session: Session) -> Iterator[Verdict]:
+    """Run it again and compare: what was found so far, after every step.
 
     Raises:
         Refused: it cannot be run again.
         OSError: a step cannot be read back.
     """
-    verdict = Verdict(0, True, 0.0, 0.0, None, ())
+    verdict = Verdict()
     for message in replay(session):
         if isinstance(message, RunStart):
-            verdict = msgspec.structs.replace(verdict, differs=tuple(_differences(session.start, message)))
+            verdict = msgspec.structs.replace(
+                verdict, differs=(*differences(session.start, message), *_on_the_way(session))
+            )
         elif isinstance(message, Step):
-            verdict = _compared(verdict, session[message.index], message)
-            yield message.index + 1, verdict
-        elif isinstance(message, RunEnd) and message.reason == "failed" and verdict.steps < len(session):
-            raise Refused(message.detail)
+            verdict = _compared(verdict, session, message)
+            yield verdict
+        elif isinstance(message, RunEnd) and verdict.steps < len(session):
+            raise Refused(message.detail or "The run ended before its record does.")
 
 
-def _compared(verdict: Verdict, recorded: Step, again: Step) -> Verdict:
-    equal = all(np.array_equal(getattr(recorded, name), getattr(again, name)) for name in _COMPARED)
-    return Verdict(
-        verdict.steps + 1,
-        verdict.bit_equal and equal,
-        max(verdict.pixels, float(np.abs(recorded.pixels - again.pixels).max())),
-        max(verdict.energy, float(np.abs(recorded.energy - again.energy).max())),
-        verdict.first if verdict.first is not None or equal else again.index,
-        verdict.differs,
+def _step(session: Session, index: int) -> Step:
+    if not len(session):
+        raise Refused("There is no step to begin with in this session: it was interrupted before the first.")
+    return session[index]
+
+
+def _compared(verdict: Verdict, session: Session, again: Step) -> Verdict:
+    numbers, index = session.numbers, again.index
+    equal = all(np.array_equal(getattr(numbers, name)[index], getattr(again, name)) for name in _COMPARED)
+    energy = float(np.abs(numbers.energy[index] - again.energy).max())
+    pixels = 0.0
+    if session.kept(index):
+        recorded = session[index].pixels
+        equal = equal and np.array_equal(recorded, again.pixels)
+        pixels = float(np.abs(recorded - again.pixels).max())
+    return msgspec.structs.replace(
+        verdict,
+        steps=verdict.steps + 1,
+        bit_equal=verdict.bit_equal and equal,
+        pixels=max(verdict.pixels, pixels),
+        energy=max(verdict.energy, energy),
+        first=verdict.first if verdict.first is not None or equal else index,
+        thinned=verdict.thinned + (not session.kept(index)),
     )
+
+
+def differences(recorded: RunStart, now: RunStart) -> tuple[str, ...]:
+    """What decides pixels and is not as it was: checkpoint, device, versions; empty: nothing."""
+    return tuple(_differences(recorded, now))
+
+
+def _on_the_way(session: Session) -> Iterator[str]:
+    """What was another when the run was resumed."""
+    for resumed in session.recording.header.resumed if session.recording is not None else ():
+        yield from (f"{what} from step {resumed.step:,} on" for what in resumed.differs)
 
 
 def _differences(recorded: RunStart, now: RunStart) -> Iterator[str]:

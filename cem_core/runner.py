@@ -24,7 +24,8 @@ class Since(NamedTuple):
     """Where a recorded run goes on."""
 
     first: Step
-    last: Step
+    last: Step | None
+    """The step before the next; None: it begins again, with the recorded start."""
     labels: tuple[int, ...]
 
 
@@ -98,16 +99,15 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
     if since is not None:
         if not np.array_equal(_numpy(begun.x), since.first.pixels):
             raise Refused("The run cannot go on: its start is not what it was, as an image or a data file changed.")
-        row, begun = (
-            since.last.sampler,
-            begun._replace(x=torch.from_numpy(since.last.pixels).to(x0), step=since.last.index),
-        )
+        if since.last is not None:
+            row, x = since.last.sampler, torch.from_numpy(since.last.pixels).to(x0)
+            begun = begun._replace(x=x, step=since.last.index)
     for state, reading, sampler in samplers.evolve(model, row, begun, course.following):
-        if since is not None and state.step == since.last.index:
+        if since is not None and since.last is not None and state.step == since.last.index:
             continue  # it is recorded
         message = _message(spec.id, state, reading, sampler)
         if broken := _broken(message):
-            yield RunEnd(spec.id, "failed", broken)
+            yield broken
             return
         yield message
     yield RunEnd(spec.id, "stopped" if course.stopped else "done")
@@ -151,20 +151,20 @@ def _numpy(tensor: Tensor) -> Floats:
     return np.ascontiguousarray(tensor.float().cpu().numpy())
 
 
-def _broken(step: Step) -> str:
-    """A sentence if a number of the step is not finite, which no later step could mend."""
+def _broken(step: Step) -> RunEnd | None:
+    """The end if a number of the step is not finite, which no later step could mend."""
     for what, values in (("E(x)", step.energy), ("E(x,y)", step.joint), ("The gradient", step.gradient_norm)):
         bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size and step.index == 0:
-            return (
+        if not bad.size:
+            continue
+        said = f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before are kept. "
+        said += "Try a smaller step size, less noise, or float32."
+        if step.index == 0:
+            said = (
                 f"{what} of chain {bad[0] + 1} is {values[bad[0]]} at its start: the weights of this model are broken."
             )
-        if bad.size:
-            return (
-                f"{what} of chain {bad[0] + 1} became {values[bad[0]]} at step {step.index}; the steps before "
-                "are kept. Try a smaller step size, less noise, or float32."
-            )
-    return ""
+        return RunEnd(step.run, "failed", said, tuple(bad.tolist()))
+    return None
 
 
 def versions() -> dict[str, str]:

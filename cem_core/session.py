@@ -9,15 +9,17 @@ from __future__ import annotations
 import tempfile
 import threading
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 
 from cem_core.messages import Floats, Norm, RunEnd, RunStart, Sampler, Step
-from cem_core.recording import Recording
+from cem_core.recording import Recorded, Recording
 
 BUDGET: Final = 512 * 2**20
 """Bytes of pixels that a session keeps in memory unless told otherwise."""
@@ -39,6 +41,7 @@ class Numbers:
         return self.energy - self.joint
 
 
+_first = itemgetter(0)
 _SCALARS: Final = ("energy", "joint", "gradient_norm", "distance", "logits")
 
 
@@ -62,24 +65,49 @@ class Session:
         self._spilled = 0
         self._spill: IO[bytes] | None = None
         self._pixels: list[Floats | None] = []
-        self._samplers: list[Sampler] = []
+        self._rows: list[tuple[int, Sampler]] = []
         self._scalars: dict[str, Floats] = {}
+        self._dropped: set[int] = set()
+
+    @classmethod
+    def record(cls, folder: Path, start: RunStart, *, budget: int = BUDGET) -> Session:
+        """A new session whose every step is written to a new folder. Raises Refused if that cannot be made."""
+        return cls(start, budget=budget, recording=Recording.create(folder, start))
 
     @classmethod
     def open(cls, folder: Path, *, write: bool = False, budget: int = BUDGET) -> Session:
         """What was recorded in a folder; `end` is None if the run was interrupted.
+
+        Args:
+            write: to go on with it; where another program writes there, it is read-only: `recording.writable` says.
 
         Raises:
             Refused: it is no session, of a newer version, or damaged.
         """
         recording, recorded = Recording.open(folder, write=write)
         self = cls(recording.header.start, budget=budget, recording=recording)
-        self.end = recorded.end
-        self._scalars = recorded.scalars
-        self._samplers = recorded.samplers
-        self._pixels = [None] * recorded.count
-        self._count = self._spilled = recorded.count
+        self._take(recorded)
         return self
+
+    def refresh(self) -> int:
+        """Read what another program has recorded meanwhile: how many steps. Raises Refused if it cannot be read."""
+        assert self.recording is not None
+        assert not self.recording.writable
+        before = self._count
+        self._take(self.recording.follow(before))
+        return self._count - before
+
+    def _take(self, recorded: Recorded) -> None:
+        with self._lock:
+            before, count = self._count, self._count + recorded.count
+            for name in _SCALARS if recorded.count or not before else ():
+                values = recorded.scalars[name]
+                self._scalars[name] = np.concatenate([self._scalars[name][:before], values]) if before else values
+            self._note(recorded.changes)
+            self._dropped.update((np.flatnonzero(~recorded.kept) + before).tolist())
+            self._pixels += [None] * recorded.count
+            self._count = self._spilled = count
+            self.end = recorded.end
 
     def __len__(self) -> int:
         return self._count
@@ -88,15 +116,34 @@ class Session:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> Step:
-        """The step, with pixels from memory or disk. Raises IndexError outside 0 … len-1, OSError if the disk fails."""
+        """The step, with pixels from memory or disk.
+
+        Raises:
+            IndexError: outside 0 … len-1.
+            OSError: its pixels were thinned out, or the disk fails; in a sentence.
+        """
         with self._lock:
             if not 0 <= index < self._count:
                 raise IndexError(f"step {index} of {self._count}")
             pixels = self._pixels[index]
-            if pixels is None:
+            if pixels is None and self.recording is None:
                 pixels = self._read(index)
             scalars: dict[str, Any] = {name: self._scalars[name][index] for name in _SCALARS}
-            return Step(self.start.spec.id, index, self._samplers[index], pixels, **scalars)
+            row = self._rows[bisect_right(self._rows, index, key=_first) - 1][1]
+        if pixels is None:  # outside the lock, for the run goes on meanwhile
+            assert self.recording is not None
+            if index in self._dropped:
+                every = self.recording.header.thinned
+                raise OSError(
+                    f"The pixels of step {index:,} were thinned out: kept are those of one step in {every:,}, and all "
+                    "numbers."
+                )
+            pixels = self.recording.pixels(index)
+        return Step(self.start.spec.id, index, row, pixels, **scalars)
+
+    def kept(self, index: int) -> bool:
+        """Whether the pixels of a step are there, which was not thinned out."""
+        return index not in self._dropped
 
     @property
     def numbers(self) -> Numbers:
@@ -120,41 +167,44 @@ class Session:
     @property
     def changes(self) -> list[tuple[int, Sampler]]:
         """(first step made with it, row) wherever the sampler changed during the run; enough to replay it."""
-        rows = self._samplers[: self._count]
-        return [(i, rows[i]) for i in range(1, len(rows)) if rows[i] != rows[i - 1]]
+        with self._lock:
+            return self._rows[1:]
 
     def append(self, step: Step) -> None:
         """Record the next step; after an OSError the same step may be tried again, when there is room.
 
         Raises:
             ValueError: it is not the next.
-            OSError: the disk is full, or the folder is gone.
+            OSError: the disk is full, or the folder is gone; nothing that was recorded is lost.
         """
         if step.index != self._count:
             raise ValueError(f"step {step.index} follows {self._count - 1}")
         if self.recording is not None:
-            self._go_on()
             self.recording.append(step)
         with self._lock:
             self._make_room(step.pixels.nbytes)
             for name in _SCALARS:
                 self._store(name, getattr(step, name))
             self._pixels.append(step.pixels)
-            self._samplers.append(step.sampler)
+            self._note([(step.index, step.sampler)])
             self._count += 1
+            self.end = None
 
-    def finish(self, end: RunEnd | None) -> None:
-        """The run is over, or None: it goes on after all. Raises OSError if what is left could not be written."""
+    def finish(self, end: RunEnd) -> None:
+        """The run is over. Raises OSError if what is left could not be written; it may be tried again."""
         self.end = end
         if self.recording is not None and self.recording.writable:
-            self._go_on()
             self.recording.finish(end)
 
-    def _go_on(self) -> None:
-        """Write what could not be written before. Raises OSError if it still cannot."""
-        assert self.recording is not None
-        if self.recording.failure is not None:
-            self.recording.resume(self[i] for i in range(self.recording.written, self._count))
+    def close(self) -> None:
+        """Let others write to its folder. Raises OSError if what is left could not be written."""
+        if self.recording is not None:
+            self.recording.close()
+
+    def _note(self, rows: list[tuple[int, Sampler]]) -> None:
+        for index, row in rows:
+            if not self._rows or row != self._rows[-1][1]:
+                self._rows.append((index, row))
 
     def _store(self, name: str, row: Floats) -> None:
         table = self._scalars.get(name)
@@ -187,8 +237,6 @@ class Session:
             self._spilled += 1
 
     def _read(self, index: int) -> Floats:
-        if self.recording is not None:
-            return self.recording.pixels(index)
         assert self._spill is not None
         newest = self._pixels[-1]
         assert newest is not None

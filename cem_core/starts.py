@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from cem_core import bundle, images, writing
-from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused, ReplayStart
+from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused, ReplayStart, SessionStart
 
 _START_KEY: Final = np.uint64(2**63 + 2)
 """Where the keys of starts lie: beyond any step, so a start is independent of the noise of its chain."""
@@ -33,8 +33,9 @@ def make(
         replay: the i-th image (C, H, W) of the checkpoint's replay buffer; None: it has none.
 
     Raises:
-        Refused: an image cannot be read, or there are no statistics for the classes of this model.
+        Refused: an image or a recorded step cannot be read, or there are no statistics for the classes of this model.
     """
+    recorded = lru_cache(maxsize=4)(_recorded)
     pixels, names, notes = [], [], []
     for chain in chains:
         random = np.random.Generator(np.random.Philox(key=np.array([chain.seed, _START_KEY], np.uint64)))
@@ -54,6 +55,8 @@ def make(
                 raise Refused(f"{checkpoint.name} has no replay buffer: start from images or noise.")
             index = int(random.integers(checkpoint.replay))
             name, start = f"replay {index}", _square(replay(index), shape)
+        elif isinstance(chain.start, SessionStart):
+            name, start, note = _forked(*recorded(chain.start.session, chain.start.step), chain.start, shape)
         else:
             name, start = "noise", random.random(shape, np.float32)
         pixels.append(start)
@@ -66,6 +69,43 @@ def _square(image: Floats, shape: tuple[int, ...]) -> Floats:
     if image.shape != shape:
         raise Refused(f"The replay buffer holds images of {image.shape[-1]} pixels: choose that image size.")
     return image
+
+
+def _recorded(session: str, step: int) -> tuple[tuple[str, ...], Floats]:
+    """Of a recorded run: the names of its chains, and (B, C, H, W) after a step."""
+    from cem_core import recording
+
+    folder = Path(session)
+    header = recording.read_header(folder)
+    try:
+        return header.start.names, recording.frames(folder, header).read(step)
+    except OSError as error:
+        raise Refused(f"{folder.name} has no step {step:,} to start from. {error}") from error
+
+
+def _forked(
+    names: tuple[str, ...], pixels: Floats, fork: SessionStart, shape: tuple[int, ...]
+) -> tuple[str, Floats, str]:
+    """Name, pixels (C, H, W) and note; what has another size is scaled, as there is nothing better to do."""
+    if not 0 <= fork.chain < len(pixels):
+        raise Refused(f"{Path(fork.session).name} has no chain {fork.chain + 1}: it has {len(pixels):,}.")
+    name, start = f"{names[fork.chain]}, step {fork.step:,}", pixels[fork.chain]
+    if start.shape == shape:
+        return name, start, ""
+    if len(start) != shape[0]:
+        raise Refused(
+            f"{Path(fork.session).name} has images of {len(start)} channels, and this model takes {shape[0]}: choose "
+            "another model."
+        )
+    return name, _scaled(start, shape[-1]), f"{start.shape[-1]}×{start.shape[-2]} → {shape[-1]}×{shape[-2]}"
+
+
+def _scaled(pixels: Floats, size: int) -> Floats:
+    """(C, H, W) in [0,1] → (C, size, size) in [0,1], without rounding to 8 bits."""
+    from PIL import Image
+
+    scaled = [Image.fromarray(channel).resize((size, size), Image.Resampling.LANCZOS) for channel in pixels]
+    return np.stack([np.asarray(channel, np.float32) for channel in scaled]).clip(0, 1)
 
 
 def has_gaussians(checkpoint: Checkpoint) -> bool:

@@ -7,8 +7,10 @@ that rarely fit, only to build networks that are built here anyway. Nothing is d
 from __future__ import annotations
 
 import ast
+import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,12 +97,15 @@ def fetch(entry: Entry, watch: Callable[[float], None] | None = None) -> Path:
             raise Refused(f"{entry.name} did not come: Google Drive may ask to wait when a file is much in demand.")
         beside.replace(path)
     except OSError as error:  # among them what requests raises
+        if error.filename is not None or error.errno == errno.ENOSPC:
+            raise Refused(f"{path} cannot be written ({error.strerror}): make room for it.") from error
         said = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise Refused(f"{entry.name} could not be downloaded ({said}): look after the connection.") from error
     except (gdown.exceptions.FileURLRetrievalError, gdown.exceptions.FolderContentsMaximumLimitError) as error:
         raise Refused(f"{entry.name} could not be downloaded: Google Drive does not hand it out now.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
     return path
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from PySide6.QtCore import QByteArray, Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QDockWidget, QMainWindow, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDockWidget, QMainWindow, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from cem_gui.widgets.grip import Grip
 
 
 class Docks:
-    """Model and sampler left, curves right. The layout is saved and restored by the window that holds them."""
+    """Model and sampler left, curves and recorded runs right. The window that holds them saves and restores them."""
 
-    def __init__(self, window: QMainWindow, model: QWidget, sampler: QWidget, run: QWidget, curves: QWidget) -> None:
+    def __init__(
+        self, window: QMainWindow, model: QWidget, sampler: QWidget, run: QWidget, curves: QWidget, runs: QWidget
+    ) -> None:
         self._window = window
         left = QWidget()
         column = QVBoxLayout(left)
@@ -25,7 +27,11 @@ class Docks:
             self._dock("Model", model, areas.LeftDockWidgetArea),
             self._dock("Sampler", left, areas.LeftDockWidgetArea),
             self._dock("Curves", curves, areas.RightDockWidgetArea),
+            self._dock("Runs", runs, areas.RightDockWidgetArea),
         ]
+        window.setTabPosition(areas.RightDockWidgetArea, QTabWidget.TabPosition.North)
+        window.tabifyDockWidget(*self._docks[2:])
+        self._docks[2].raise_()
         window.setCorner(Qt.Corner.BottomLeftCorner, areas.LeftDockWidgetArea)
         window.setCorner(Qt.Corner.BottomRightCorner, areas.RightDockWidgetArea)
         self._beginning = window.saveState()
@@ -48,7 +54,7 @@ class Docks:
 
     def size(self) -> None:
         side = max(280, min(420, self._window.width() * 23 // 100))
-        model, sampler, curves = self._docks
+        model, sampler, curves, _ = self._docks
         self._window.resizeDocks([model, curves], [side, side], Qt.Orientation.Horizontal)
         self._window.resizeDocks([model, sampler], [230, 2000], Qt.Orientation.Vertical)
 

@@ -38,8 +38,13 @@ class Exporter(QObject):
 
     def ask(self, session: Session) -> None:
         """Let the person choose what to write and where."""
-        dialog = ExportDialog(len(session), self._free_folder(session), self._parent)
-        if dialog.exec():
+        dialog = ExportDialog(session, self._free_folder(session), self._parent)
+        dialog.measure_wanted.connect(lambda choices: self._files.measure(session, choices))
+        self._files.measured.connect(dialog.show_fidelity)
+        chosen = dialog.exec()
+        self._files.measured.disconnect(dialog.show_fidelity)
+        self._files.stop_measuring()
+        if chosen:
             self._settings.setValue("exports", str(dialog.folder.parent))
             self.begin(session, dialog.folder, dialog.choices)
         dialog.deleteLater()

@@ -98,6 +98,8 @@ class Files(QObject):
     """Progress."""
     exported = Signal(str, str)
     """The folder that was written, or empty; and a sentence if it failed."""
+    measured = Signal(object, str, str)
+    """Choices and a format of theirs; and a few words on how much of the perturbation it keeps."""
     _wanted = Signal(object)
 
     def __init__(self) -> None:
@@ -109,35 +111,45 @@ class Files(QObject):
         self._to_check: OpenModel | None = None
         self._export: Generator[Progress, None, None] | None = None
         self._out = ""
+        self._measuring: Export | None = None
         self._wanted.connect(self._begin)
 
     # ---- on the window's thread --------------------------------------------------------------------------------------
 
     def open(self, opening: Opening) -> None:
         """Open a model; `opened` or `refused` follows unless it is cancelled. The run in progress is not touched."""
-        self._ask(lambda: self._open(opening))
+        self.ask(lambda: self._open(opening))
 
     def list_zoo(self) -> None:
         """Ask what published models there are; `zoo_listed` follows."""
-        self._ask(self._list_zoo)
+        self.ask(self._list_zoo)
 
     def sift(self, paths: list[str], size: int) -> None:
         """Ask which of these files a model of this input size can start from; `sifted` follows."""
-        self._ask(lambda: self._sift(paths, size))
+        self.ask(lambda: self._sift(paths, size))
 
     def export(self, session: Session, out: str, choices: Export) -> None:
         """Begin an export; `exporting` follows until `exported`. An export in progress is cancelled."""
-        self._ask(lambda: self._begin_export(session, out, choices))
+        self.ask(lambda: self._begin_export(session, out, choices))
+
+    def measure(self, session: Session, choices: Export) -> None:
+        """Ask what each format keeps of the perturbation; `measured` follows unless others are asked for meanwhile."""
+        self._measuring = choices
+        self.ask(lambda: self._measure(session, choices))
+
+    def stop_measuring(self) -> None:
+        self._measuring = None
 
     def cancel(self) -> None:
         """End the export in progress; it leaves nothing behind."""
-        self._ask(self._cancel)
+        self.ask(self._cancel)
 
     def end(self) -> None:
         """Let go of what is under way, since the program ends."""
         self._ending.set()
 
-    def _ask(self, job: Callable[[], None]) -> None:
+    def ask(self, job: Callable[[], None]) -> None:
+        """Have something done on the file thread, in its turn."""
         self._asked += 1
         self._wanted.emit(job)
 
@@ -218,7 +230,9 @@ class Files(QObject):
         from cem_core import checkpoints
 
         try:
-            check = checkpoints.check(model.reference, model.choices, self._idle)
+            check = checkpoints.check(
+                model.reference, model.choices, self._idle, device=model.device, precision=model.precision
+            )
         except Refused:  # the file has gone since
             check = None
         except Exception:
@@ -259,6 +273,23 @@ class Files(QObject):
             else:
                 good.append(path)
         self.sifted.emit(good, bad)
+
+    def _measure(self, session: Session, choices: Export) -> None:
+        def stopped() -> bool:
+            return self._measuring is not choices or self._ending.is_set()
+
+        for format in choices.formats:
+            try:
+                found = export.measure(session, choices, format, stopped)
+                sentence = "nothing has moved yet" if found is None else found.sentence
+            except Refused as refused:
+                sentence = str(refused)
+            except Exception as error:
+                log.exception("measuring %s failed", format)
+                sentence = f"could not be measured ({error})"
+            if stopped():
+                return
+            self.measured.emit(choices, format, sentence)
 
     def _begin_export(self, session: Session, out: str, choices: Export) -> None:
         self._cancel()

@@ -100,6 +100,11 @@ class Models(QObject):
         """Open a bundled model or a file; what is open stays, and goes on running, if that fails."""
         self._begin(Opening(reference, *self._panel.place))
 
+    def open_as(self, reference: str, device: Device, precision: Precision, choices: dict[str, str]) -> None:
+        """Open it just so, as it was open before."""
+        self._panel.set_place(device, precision)
+        self._begin(Opening(reference, device, precision, choices))
+
     def _begin(self, opening: Opening) -> None:
         if self._opening is not None:
             self._opening.cancelled.set()

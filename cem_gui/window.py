@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
-from PySide6.QtCore import QByteArray, QMimeData, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
-from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QDragEnterEvent, QDropEvent, QGuiApplication
+from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
+from PySide6.QtGui import (
+    QAction,
+    QCloseEvent,
+    QDesktopServices,
+    QDragEnterEvent,
+    QDropEvent,
+    QGuiApplication,
+    QUndoStack,
+)
 from PySide6.QtWidgets import (
     QApplication,
-    QFileDialog,
     QLabel,
     QMainWindow,
     QMenu,
@@ -22,43 +27,32 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import __version__, bundle
-from cem_core.chains import lay_out
-from cem_core.messages import (
-    Chain,
-    GaussianStart,
-    ImageStart,
-    NoiseStart,
-    Refused,
-    ReplayStart,
-    RunEnd,
-    RunSpec,
-    Sampler,
-    Start,
-    Step,
-)
+from cem_core.messages import Refused, RunEnd, Sampler, Step
 from cem_core.session import Session
 from cem_gui import actions, intake, theme
 from cem_gui.docks import Docks
 from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
+from cem_gui.markers import Markers
 from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
 from cem_gui.panels.model import ModelPanel
-from cem_gui.panels.sampler import RunPanel, SamplerPanel, StartKind
+from cem_gui.panels.runs import RunsPanel
+from cem_gui.panels.sampler import RunPanel, SamplerPanel
 from cem_gui.panels.timeline import TimelinePanel
-from cem_gui.player import Player
+from cem_gui.pictures import Pictures
+from cem_gui.player import Player, folder_of
+from cem_gui.runs import Runs, row_of
+from cem_gui.setup import CHAINS, Setup
 from cem_gui.widgets.image_grid import Bytes, to_image
 from cem_gui.widgets.space import keep_space
 
 _CURVE_TICKS: Final = 4
 """Curves are drawn anew at each so manieth tick; the images at each."""
 _SETTLE_MS: Final = 120
-_CHAINS: Final = 12
 _FRAME: Final = 40
 """Height that a window manager may add, which Qt learns too late."""
-_MOST_AT_ONCE: Final = 64
-_DRAWN: Final[dict[StartKind, Start]] = {"gaussian": GaussianStart(), "noise": NoiseStart(), "replay": ReplayStart()}
 
 
 class MainWindow(QMainWindow):
@@ -69,30 +63,31 @@ class MainWindow(QMainWindow):
         self.setAcceptDrops(True)
         self.settings = settings
         self._log_folder = log_folder
-        self._paths = [str(path) for path in bundle.first_samples(_CHAINS)]
-        self._targets: dict[int, int] = {}
-        """Chains whose target was chosen one by one."""
-        self._targets_before = 0
-        """How many chains a single image had for the targets before."""
         self._step = 0
         """The cursor that all views share."""
         self._follows = True
         """The cursor stays at the newest step."""
         self._ticks = 0
+        self._markers = Markers()
 
         self.model = ModelPanel()
         self.sampler = SamplerPanel()
         self.evolution = EvolutionPanel()
         self.timeline = TimelinePanel()
         self.curves = CurvesPanel()
+        self.recorded = RunsPanel()
         self._lay_out_centre()
-        self.acts = actions.make(self, self.centralWidget())
+        self._stack = QUndoStack(self)
+        self.acts = actions.make(self, self.centralWidget(), self._stack)
         self.run_panel = RunPanel(self.acts.run, self.acts.one_step, self.acts.stop)
-        self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves)
-        keep_space(self.model, self.sampler, self.run_panel, self.evolution, self.timeline)
+        self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves, self.recorded)
+        keep_space(self.recorded, self.model, self.sampler, self.run_panel, self.evolution, self.timeline)
         self.player = Player(self)
         self.filing = FilesThread()
         self.models = Models(self.filing.files, self.model, self.acts.clear_recent, settings, self)
+        self.pictures = Pictures(self.filing.files, self.models, settings, bundle.first_samples(CHAINS), self)
+        self.setup = Setup(self.sampler, self.models, self.pictures, self._stack, self)
+        self.runs = Runs(self.filing.files, self.recorded, self.player, self._stack, settings, self)
         actions.fill(self, self.acts, self.models.recent_menu, self.evolution.views, self.docks.toggles)
         self.exporter = Exporter(self.filing.files, settings, self)
         self._lay_out_status()
@@ -122,42 +117,59 @@ class MainWindow(QMainWindow):
         bar.setContentsMargins(8, 0, 8, 0)
         bar.addWidget(self.status)
         bar.addPermanentWidget(self.hints)
-        bar.addPermanentWidget(self.exporter.row)
+        for widget in (self.runs.badge, self.runs.row, self.exporter.row):
+            bar.addPermanentWidget(widget)
 
     def _connect(self) -> None:
-        acts, player, models, files = self.acts, self.player, self.models, self.filing.files
+        acts, player, models, pictures = self.acts, self.player, self.models, self.pictures
+        setup, runs = self.setup, self.runs
         player.began.connect(self._run_began)
         player.grew.connect(self._run_grew)
         player.ended.connect(self._run_ended)
         player.gait_changed.connect(self._show_gait)
-        models.opened.connect(self._model_opened)
+        player.stuck.connect(self._problem)
+        models.opened.connect(self._show_gait)
         models.none_open.connect(self._no_model)
         models.said.connect(self.evolution.show_notice)
-        files.sifted.connect(self._sifted)
+        pictures.offered.connect(self.evolution.clear_notice)
+        pictures.taken.connect(self._preview)
+        pictures.said.connect(self._problem)
         self.exporter.began.connect(self._show_gait)
         self.exporter.ended.connect(self._exported)
 
         self.model.open_wanted.connect(acts.open_model.trigger)
         self.model.details_wanted.connect(acts.details.trigger)
-        self.sampler.changed.connect(self._sampler_changed)
-        self.sampler.chains_changed.connect(self._chains_changed)
-        self.sampler.targets_changed.connect(self._targets_changed)
+        setup.numbers_changed.connect(self._sampler_changed)
+        setup.chains_changed.connect(self._chains_changed)
+        setup.model_changed.connect(self._model_changed)
+        runs.opened.connect(self._run_opened)
+        runs.compared_changed.connect(self._show_curves)
+        runs.offered.connect(self._offer_interrupted)
+        runs.said.connect(self._problem)
+        runs.gone.connect(self._preview)
         self.sampler.problem.connect(self._problem)
         self.evolution.selected.connect(self._chain_selected)
         self.evolution.menu_wanted.connect(self._show_menu)
         self.evolution.details_wanted.connect(acts.details.trigger)
+        self.evolution.interrupted_wanted.connect(runs.open_offered)
+        self.recorded.menu_wanted.connect(runs.show_menu)
         self.timeline.stepped.connect(self.go_to)
         self.curves.stepped.connect(self.go_to)
 
-        acts.open_images.triggered.connect(self._ask_images)
+        acts.open_images.triggered.connect(pictures.ask)
         acts.open_model.triggered.connect(models.ask_file)
         acts.open_zoo.triggered.connect(models.ask_zoo)
+        acts.open_run.triggered.connect(runs.ask_folder)
+        acts.recording.triggered.connect(runs.ask_keeping)
+        acts.fork.triggered.connect(self.fork)
+        acts.resume.triggered.connect(runs.resume)
+        acts.verify.triggered.connect(runs.verify)
         acts.details.triggered.connect(models.show_details)
-        acts.samples.triggered.connect(self._use_samples)
-        acts.photos.triggered.connect(self._use_photos)
+        acts.samples.triggered.connect(pictures.use_samples)
+        acts.photos.triggered.connect(pictures.use_photos)
         acts.export.triggered.connect(self._ask_export)
         acts.quit.triggered.connect(self.close)
-        acts.paste.triggered.connect(self._paste)
+        acts.paste.triggered.connect(pictures.paste)
         acts.run.triggered.connect(self.run_or_pause)
         acts.one_step.triggered.connect(self.one_step)
         acts.stop.triggered.connect(self.stop)
@@ -166,6 +178,8 @@ class MainWindow(QMainWindow):
         acts.next.triggered.connect(self._next_step)
         acts.first.triggered.connect(self._first_step)
         acts.last.triggered.connect(self._last_step)
+        acts.previous_event.triggered.connect(self._previous_event)
+        acts.next_event.triggered.connect(self._next_event)
         acts.loop.triggered.connect(self.timeline.loop.toggle)
         acts.large.triggered.connect(self.evolution.toggle_large)
         acts.reset.triggered.connect(self.docks.reset)
@@ -176,7 +190,6 @@ class MainWindow(QMainWindow):
         self._settling.timeout.connect(self._preview)
 
     def _restore(self) -> None:
-        self.sampler.set_count(_CHAINS)
         mode = self.settings.value("scheme", "system")
         for scheme in self.acts.schemes.actions():
             scheme.setChecked(scheme.data() == mode)
@@ -193,7 +206,8 @@ class MainWindow(QMainWindow):
         self.evolution.grid.setFocus()
         weights, pictures = intake.sort(paths)
         self.models.open(weights[0] if weights else bundle.DEFAULT_MODEL)
-        self.offer(pictures)
+        self.pictures.offer(pictures)
+        self.runs.start()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.setValue("geometry", self.saveGeometry())
@@ -211,15 +225,9 @@ class MainWindow(QMainWindow):
     # ---- models ------------------------------------------------------------------------------------------------------
 
     @Slot()
-    def _model_opened(self) -> None:
+    def _model_changed(self) -> None:
         """Begin anew with it. If nothing can be sampled from it, the run in progress is not touched."""
-        model = self.models.current
-        assert model is not None
-        self._targets.clear()
         self.evolution.clear_notice()
-        if not self.models.hindrance:
-            self.sampler.show_checkpoint(model.checkpoint, model.gaussians)
-            self._targets_before = self._one_per_target()
         self._preview()
         self._show_gait()
 
@@ -241,82 +249,13 @@ class MainWindow(QMainWindow):
 
     # ---- images ------------------------------------------------------------------------------------------------------
 
-    def offer(self, paths: Sequence[str]) -> None:
-        """Files that were dropped, pasted or chosen: checkpoints are opened, everything else is read as images."""
-        weights, pictures = intake.sort(paths)
-        if weights or pictures:
-            self.evolution.clear_notice()  # what was said of files before these
-        if weights:
-            self.models.open(weights[0])
-        if pictures:
-            size = self.models.checkpoint.size if self.models.checkpoint else 32
-            self.filing.files.sift(pictures[:_MOST_AT_ONCE], size)
-        if paths and not weights and not pictures:
-            self._problem(f"{Path(paths[0]).name} is an empty folder: choose one with images in it.")
-        if len(pictures) > _MOST_AT_ONCE:
-            self._problem(f"The first {_MOST_AT_ONCE} of {len(pictures)} images are taken.")
-
-    @Slot(list, list)
-    def _sifted(self, good: list[str], bad: list[str]) -> None:
-        if bad:
-            more = f"\nand {len(bad) - 5} more" if len(bad) > 5 else ""
-            self._problem("\n".join(bad[:5]) + more)
-        if good:
-            self._use_images(good)
-
-    def _use_images(self, paths: list[str]) -> None:
-        """Start from these images; one image goes to every target that is chosen, several go to one each."""
-        self._paths = paths
-        self._targets.clear()
-        self.sampler.set_start("image")
-        self.sampler.set_count(len(paths) if len(paths) > 1 else self._one_per_target())
-        self._preview()
-
-    def _one_per_target(self) -> int:
-        return max(1, min(_CHAINS, len(self.sampler.targets)))
-
-    @Slot()
-    def _use_samples(self) -> None:
-        self._use_images([str(path) for path in bundle.samples()])
-
-    @Slot()
-    def _use_photos(self) -> None:
-        self._use_images([str(path) for path in bundle.photos()])
-
-    @Slot()
-    def _ask_images(self) -> None:
-        paths, _ = QFileDialog.getOpenFileNames(self, "Open images", self._folder("images"), intake.IMAGE_FILTER)
-        if paths:
-            self.settings.setValue("images", str(Path(paths[0]).parent))
-            self.offer(paths)
-
-    def _folder(self, kind: str) -> str:
-        return str(self.settings.value(kind, str(Path.home())))
-
-    @Slot()
-    def _paste(self) -> None:
-        if not self._take(QApplication.clipboard().mimeData()):
-            self._problem("The clipboard holds no image: copy an image or image files first.")
-
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if event.mimeData().hasUrls() or event.mimeData().hasImage():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        if self._take(event.mimeData()):
+        if self.pictures.drop(event.mimeData()):
             event.acceptProposedAction()
-        else:
-            self._problem("What was dropped is neither a file on this machine nor image data.")
-
-    def _take(self, data: QMimeData) -> bool:
-        """Whether dropped or pasted data held anything to start from."""
-        try:
-            paths = intake.paths_of(data)
-        except Refused as refused:
-            self._problem(str(refused))
-            return True
-        self.offer(paths)
-        return bool(paths)
 
     # ---- runs --------------------------------------------------------------------------------------------------------
 
@@ -326,6 +265,8 @@ class MainWindow(QMainWindow):
         self._follows = True
         if self.player.gait == "running":
             self.player.go("paused")
+        elif self.player.resumable and not self._settling.isActive():
+            self.runs.resume()
         elif self.player.gait == "ended" or self._settling.isActive():
             self._begin("running")
         else:
@@ -356,48 +297,36 @@ class MainWindow(QMainWindow):
     def _begin(self, gait: Literal["running", "paused"]) -> None:
         """A new run with what the panels say."""
         self._settling.stop()
-        model = self.models.current
-        if model is None:
+        if self.models.current is None:
             return
         if self.models.hindrance:
             self._say_hindrance()
             return
         try:
-            spec = RunSpec(
-                uuid.uuid4().hex[:12],
-                model.reference,
-                self.sampler.sampler,
-                self._chains(model.checkpoint.classes),
-                model.device,
-                model.precision,
-                model.choices,
-            )
+            spec = self.setup.spec()
         except Refused as refused:
             self.player.abandon()  # what stands ready is not what is asked for any more
             self._problem(str(refused))
         else:
             self.player.begin(spec, gait)
 
-    def _chains(self, classes: Sequence[str]) -> tuple[Chain, ...]:
-        kind = self.sampler.start_kind
-        starts: list[Start]
-        seen: list[int | None] = []
-        if kind == "image":
-            starts = [ImageStart(path) for path in self._paths]
-            seen = [bundle.class_shown(path, classes) for path in self._paths]
-        else:
-            starts = [_DRAWN[kind]]
-        chains = lay_out(
-            self.sampler.sampler,
-            starts,
-            self.sampler.targets,
-            self.sampler.count.value(),
-            self.sampler.seed.value(),
-            seen,
-        )
-        return tuple(
-            msgspec.structs.replace(chain, label=self._targets.get(i, chain.label)) for i, chain in enumerate(chains)
-        )
+    @Slot()
+    def fork(self) -> None:
+        """Wait at the start of a new run that begins with the step in sight."""
+        if (folder := folder_of(self.player.session)) and self.player.session is not None:
+            self.setup.fork(folder, self._step, self.player.session.start)
+            self._preview()
+
+    @Slot(object, int)
+    def _run_opened(self, session: Session, step: int) -> None:
+        """The panels say what it was made of."""
+        self._settling.stop()
+        self.setup.adopt(session.start, row_of(session))
+        if step >= 0:
+            self.go_to(step)
+        if session.end is None and self.runs.is_elsewhere(folder_of(session)):
+            self._problem("Another program records this run: it is shown as far as it has come, and cannot be changed.")
+        self._show_gait()
 
     @Slot(object)
     def _sampler_changed(self, sampler: Sampler) -> None:
@@ -406,15 +335,6 @@ class MainWindow(QMainWindow):
         elif self.player.gait != "ended":
             self.player.change(sampler)
             self.timeline.set_length(sampler.steps)
-
-    @Slot(list)
-    def _targets_changed(self) -> None:
-        """A single image goes to every target that is chosen, as long as nobody asked for another number."""
-        alone = len(self._paths) == 1 and self.sampler.start_kind == "image"
-        if alone and self.sampler.count.value() == self._targets_before:
-            self.sampler.set_count(self._one_per_target())
-        self._targets_before = self._one_per_target()
-        self._chains_changed()
 
     @Slot()
     def _chains_changed(self) -> None:
@@ -466,7 +386,12 @@ class MainWindow(QMainWindow):
         session = self.player.session
         if session is not None:
             length = max(self._length(), len(session) - 1)
-            self.curves.show_numbers(session.start, session.numbers, self.evolution.chosen, length, session.norm)
+            chain, beside = self.evolution.chosen, self.runs.compared
+            other = (beside.start, beside.numbers) if beside is not None and len(beside) else None
+            self.curves.show_numbers(session.start, session.numbers, chain, length, session.norm, other)
+            marks = self._markers.of(session, chain)
+            self.curves.show_marks(marks)
+            self.timeline.show_marks(marks)
             self.curves.set_cursor(self._step)
             self.timeline.show_thumbs(self._thumbnail)
 
@@ -512,6 +437,21 @@ class MainWindow(QMainWindow):
         self.go_to(self._step + 1)
 
     @Slot()
+    def _next_event(self) -> None:
+        self._go_to_event(1)
+
+    @Slot()
+    def _previous_event(self) -> None:
+        self._go_to_event(-1)
+
+    def _go_to_event(self, way: int) -> None:
+        session = self.player.session
+        if session is not None:
+            step = self._markers.following(session, self.evolution.chosen, self._step, way)
+            if step is not None:
+                self.go_to(step)
+
+    @Slot()
     def _first_step(self) -> None:
         self.go_to(0)
 
@@ -534,8 +474,9 @@ class MainWindow(QMainWindow):
         can_run = under_way or (self.models.current is not None and not hindrance)
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
         goes_on = self.player.gait == "paused" and not self.player.waits
-        run.setText("Pa&use" if running else "&Continue" if goes_on else "&Run")
-        run.setIconText("Pause" if running else "Continue" if goes_on else "Run")
+        text = "Pa&use" if running else "&Continue" if goes_on else "&Resume" if self.player.resumable else "&Run"
+        run.setText(text)
+        run.setIconText(text.replace("&", ""))
         run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
         step.setIconText("Step")
         step.setIcon(theme.icon("step"))
@@ -550,6 +491,10 @@ class MainWindow(QMainWindow):
         self.acts.export.setEnabled(self.player.session is not None and not self.exporter.busy)
         self.hints.setVisible(not self.exporter.busy)
         self.acts.back.setEnabled(self.player.previous is not None)
+        recorded, idle = bool(folder_of(self.player.session)), self.player.gait == "ended"
+        self.acts.fork.setEnabled(recorded and not hindrance)
+        self.acts.resume.setEnabled(recorded and idle)
+        self.acts.verify.setEnabled(self.player.session is not None and len(self.player.session) > 1 and idle)
         self._show_progress()
 
     def _show_progress(self) -> None:
@@ -568,6 +513,10 @@ class MainWindow(QMainWindow):
         """A message that stays until it is dismissed."""
         self.evolution.show_notice(sentence)
 
+    @Slot(str)
+    def _offer_interrupted(self, sentence: str) -> None:
+        self.evolution.show_notice(sentence, "Open", interrupted=True)
+
     @Slot(int, QPoint)
     def _show_menu(self, chain: int, where: QPoint) -> None:
         menu = QMenu(self)
@@ -582,6 +531,7 @@ class MainWindow(QMainWindow):
             targets.triggered.connect(self._target_chosen)
             copy = menu.addAction("Copy the image")
             copy.triggered.connect(self._copy_image)
+            menu.addAction(self.acts.fork)
             menu.addSeparator()
         menu.addActions([self.acts.open_images, self.acts.paste, self.acts.samples, self.acts.photos])
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -594,8 +544,7 @@ class MainWindow(QMainWindow):
     @Slot(QAction)
     def _target_chosen(self, choice: QAction) -> None:
         chain, label = choice.data()
-        self._targets[chain] = label
-        self._chains_changed()
+        self.setup.set_target(chain, label)
 
     @Slot()
     def _copy_image(self) -> None:
@@ -632,6 +581,7 @@ class MainWindow(QMainWindow):
         theme.restyle(app)
         self.curves.restyle()
         self.timeline.restyle()
+        self.recorded.restyle()
         self._show_gait()
         self.update()
 

@@ -10,12 +10,21 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from PySide6.QtCore import QObject, QThread, Slot
 
-from cem_core.messages import RunEnd, RunSpec, RunStart, Sampler, Step
-from cem_core.session import Session
+from cem_core import sessions
+from cem_core.messages import Message, Refused, RunEnd, RunSpec, RunStart, Sampler, Step
+from cem_core.recording import Recording
+from cem_core.session import BUDGET, Session
+
+if TYPE_CHECKING:
+    from cem_core.replaying import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +39,32 @@ class News(NamedTuple):
     step: Step | None
     """The newest."""
     end: RunEnd | None
+    stuck: str = ""
+    """Why a step could not be kept: the run is paused until somebody lets it go on."""
+    checked: Checked | None = None
+    """How far a verification is."""
+
+
+class Checked(NamedTuple):
+    """A run that is run again and compared with its record."""
+
+    session: Session
+    steps: int
+    """How many were compared."""
+    verdict: Verdict | None = None
+    """Set at the end; None there too if it was cancelled or failed."""
+    over: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How runs are kept."""
+
+    record: bool = False
+    """Each run gets a folder among the sessions; else it is gone with the program."""
+    memory: int = BUDGET
+    """Bytes of pixels that a run keeps in memory."""
 
 
 class Mailbox:
@@ -50,6 +85,14 @@ class Mailbox:
     def ended(self, end: RunEnd) -> None:
         with self._lock:
             self._news = self._news._replace(end=end)
+
+    def stuck(self, sentence: str) -> None:
+        with self._lock:
+            self._news = self._news._replace(stuck=sentence)
+
+    def checked(self, checked: Checked) -> None:
+        with self._lock:
+            self._news = self._news._replace(checked=checked)
 
     def empty(self) -> News:
         """Everything since the last call, which is then gone from the box."""
@@ -101,6 +144,12 @@ class Controls:
             self._steps_wanted = max(0, self._steps_wanted - 1)
             return None if self._stopped else self._sampler
 
+    def hold(self) -> bool:
+        """For the run: pause, and whether somebody let it go on."""
+        with self._changed:
+            self._gait, self._steps_wanted = "paused", 0
+        return self.following() is not None
+
 
 class Worker(QObject):
     """Lives on its own thread; the window talks to it through queued signals and hears through `mailbox`."""
@@ -108,8 +157,11 @@ class Worker(QObject):
     def __init__(self) -> None:
         super().__init__()
         self.mailbox = Mailbox()
+        self.keeping = Keeping()
+        """For the runs to come. The window sets it."""
         self.busy_seconds = 0.0
         """Time spent on the steps of the current run, pauses left out; for the rate that is shown."""
+        self.busy_steps = 0
 
     @Slot(object, object)
     def run(self, spec: RunSpec, controls: Controls) -> None:
@@ -117,11 +169,58 @@ class Worker(QObject):
         from cem_core import runner
 
         if controls.stopped:
-            self._end(None, RunEnd(spec.id, "stopped"))
+            self.mailbox.ended(RunEnd(spec.id, "stopped"))
+        else:
+            self._play(lambda following: runner.play(spec, following), spec.id, controls)
+
+    @Slot(object, object)
+    def resume(self, folder: Path, controls: Controls) -> None:
+        """Go on with a recorded run, to the same pixels as if it had never been interrupted."""
+        from cem_core import replaying
+
+        if controls.stopped:
             return
-        self.busy_seconds = 0.0
-        session: Session | None = None
+        try:
+            session = Session.open(folder, write=True, budget=self.keeping.memory)
+        except (Refused, OSError) as error:
+            self.mailbox.ended(RunEnd("", "failed", str(error)))
+            return
+        self.mailbox.began(session)
+        run = session.start.spec.id
+        self._play(lambda following: replaying.resume(session, following), run, controls, session)
+
+    @Slot(object, object)
+    def verify(self, session: Session, controls: Controls) -> None:
+        """Run it again and compare every step with the record, until its controls say stop."""
+        from cem_core import replaying
+
+        found, problem = None, ""
+        try:
+            with contextlib.closing(replaying.verify(session)) as verdicts:  # type: ignore[type-var]
+                for found in verdicts:
+                    if controls.stopped:
+                        break
+                    self.mailbox.checked(Checked(session, found.steps))
+        except (Refused, OSError) as error:
+            problem = str(error)
+        except Exception as error:
+            log.exception("verifying run %s failed", session.start.spec.id)
+            problem = f"The run could not be verified ({error}): the log file has the details."
+        whole = found is not None and not controls.stopped and not problem
+        steps = found.steps if found is not None else 0
+        self.mailbox.checked(Checked(session, steps, found if whole else None, over=True, problem=problem))
+
+    def _play(
+        self,
+        messages: Callable[[Callable[[], Sampler | None]], Iterator[Message]],
+        run: str,
+        controls: Controls,
+        session: Session | None = None,
+    ) -> None:
+        self.busy_seconds, self.busy_steps = 0.0, 0
         since: float | None = None
+        end = RunEnd(run, "stopped")
+        resumed, before = session is not None, session.end if session is not None else None
 
         def following() -> Sampler | None:
             nonlocal since
@@ -132,33 +231,67 @@ class Worker(QObject):
             return sampler
 
         try:
-            with contextlib.closing(runner.play(spec, following)) as messages:  # type: ignore[type-var]
-                for message in messages:
+            with contextlib.closing(messages(following)) as stream:  # type: ignore[type-var]
+                for message in stream:
                     if isinstance(message, RunStart):
-                        session = Session(message)
+                        session = Session(message, budget=self.keeping.memory)
                         self.mailbox.began(session)
                     elif isinstance(message, Step):
                         assert session is not None
-                        session.append(message)
+                        if not self._persist(partial(self._keep, session, message), controls):
+                            break
+                        self.busy_steps += message.index > 0
                         self.mailbox.moved(message)
                     else:
-                        self._end(session, message)
+                        end = message
+        except Refused as refused:
+            end = RunEnd(run, "failed", str(refused))
         except Exception as error:  # whatever happens to the record, the window hears that the run is over
-            log.exception("recording run %s failed", spec.id)
-            self._end(session, RunEnd(spec.id, "failed", _lost(error)))
-
-    def _end(self, session: Session | None, end: RunEnd) -> None:
+            log.exception("recording run %s failed", run)
+            end = RunEnd(run, "failed", _lost(error))
         if session is not None:
-            session.end = end
+            # A run that could not be resumed is as it was.
+            self._finish(session, before if resumed and not self.busy_steps else end, controls)
         self.mailbox.ended(end)
+
+    def _keep(self, session: Session, step: Step) -> None:
+        """Record a step. A run gets its folder with its first step: what was only looked at leaves nothing behind."""
+        if step.index == 1 and session.recording is None and self.keeping.record:
+            recording = Recording.create(sessions.new_folder(session.start), session.start)
+            recording.append(session[0])
+            session.recording = recording
+        session.append(step)
+
+    def _finish(self, session: Session, end: RunEnd | None, controls: Controls) -> None:
+        session.end = end
+        if end is not None:
+            self._persist(partial(session.finish, end), controls)
+        try:
+            session.close()
+        except OSError as error:  # somebody stopped it all the same
+            log.warning("a run was not written to its end: %s", error)
+
+    def _persist(self, write: Callable[[], None], controls: Controls) -> bool:
+        """Try until it is written; False: somebody stopped the run instead. It stays in memory then."""
+        while True:
+            try:
+                write()
+            except (OSError, Refused) as error:
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+                log.warning("a run cannot be written: %s", why)
+                if not controls.stopped:
+                    self.mailbox.stuck(
+                        f"The run cannot be written to the disk ({why.rstrip('.')}). It is paused and nothing is lost: "
+                        "make room, then Continue."
+                    )
+                if not controls.hold():
+                    return False
+            else:
+                return True
 
 
 def _lost(error: Exception) -> str:
     """Why the steps of a run could not be kept any longer."""
-    if isinstance(error, OSError):
-        return (
-            f"Older steps could not be kept on disk ({error.strerror or error}): the steps before are safe. Make room."
-        )
     if isinstance(error, MemoryError):
         return "There is no memory left for more steps: the steps before are safe. Use fewer chains."
     return f"The run could not be recorded any longer ({error}): the log file has the details."

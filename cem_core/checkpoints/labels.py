@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Final
@@ -21,10 +22,12 @@ _SETS: Final[Mapping[tuple[int, int], tuple[str, ...]]] = {
 }
 """(channels, classes) → sets of that many, the usual one first."""
 _DATASETS: Final = {
-    "cifar": "CIFAR-10", "cifar10": "CIFAR-10", "cinic": "CIFAR-10", "cifar10s": "CIFAR-10", "cifar100": "CIFAR-100",
+    "cifar": "CIFAR-10", "cifar10": "CIFAR-10", "cinic": "CIFAR-10", "cifar100": "CIFAR-100",
     "svhn": "digits", "mnist": "digits", "fashionmnist": "Fashion-MNIST", "stl10": "STL-10", "imagenet": "ImageNet",
     "imagenet1k": "ImageNet", "restrictedimagenet": "RestrictedImageNet",
 }  # fmt: skip
+_MORE: Final = re.compile(r"(?<=\d|n)[sg]$")
+"""What DeepMind's successors add to names of data sets with generated images beside: `cifar10s`, `svhns`."""
 _Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgspec.Meta(max_length=100_000)]
 
 
@@ -34,7 +37,7 @@ def settle(
     """The names of the classes, and where they come from. What is chosen is a set's name, or names with commas between.
 
     Raises:
-        Refused: the chosen names are not as many as the classes.
+        Refused: the chosen names are not as many as the classes, or not all different.
     """
     options = (*_SETS.get((channels, classes), ()), NUMBERS)
     if (chosen := choices.get("class_names")) is not None:
@@ -43,6 +46,8 @@ def settle(
             names = _numbers(classes)
         if len(names) != classes:
             raise Refused(f"The model has {classes:,} classes and {len(names):,} names were given: give one for each.")
+        if "" in names or len(set(names)) < classes:
+            raise Refused("Class names must differ and none may be empty: give one for each, with commas between.")
         return names, Fact("class names", chosen, "choice", 1.0, options, True)
     try:
         written = tuple(msgspec.json.decode(said.get("classes", ""), type=_Names))
@@ -50,7 +55,7 @@ def settle(
         written = ()
     if len(written) == classes:
         return written, Fact("class names", _text(written), "file", 1.0, options, True)
-    dataset = said.get("dataset", "").lower().replace("-", "").replace("_", "")
+    dataset = _MORE.sub("", said.get("dataset", "").lower().replace("-", "").replace("_", ""))
     for name, source, sure in ((_DATASETS.get(dataset, ""), "file", 0.95), (options[0], "guess", 0.8)):
         names = _set(name)
         if len(names) == classes:

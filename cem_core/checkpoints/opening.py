@@ -6,6 +6,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -34,10 +35,12 @@ _MOST_TRIES: Final = 300
 _KEPT: Final = 4
 """Models that stay in memory."""
 _SIZES: Final = ("28", "32", "64", "96", "224", "288")
-_HEAD_NAMES: Final = ("linear", "fc", "classifier", "head", "linear_classifier", "lin")
-_HEAD_FILE: Final = re.compile(r"linear|classifier|head|(?:^|[_.-])fc", re.IGNORECASE)
+_HEAD_NAMES: Final = ("linear", "fc", "classifier", "head", "linear_classifier", "linear_layer", "lin")
+_HEAD_FILE: Final = re.compile(r"linear|classifier|head|(?:^|[_.-])fc(?![a-z])", re.IGNORECASE)
 _LARGEST_HEAD: Final = 64 * 2**20
 _NO_HEAD: Final = "none"
+_UNSHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Breaks a line, steers a terminal, turns the direction of writing, or cannot be written at all."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _load(
 ) -> tuple[Model, Checkpoint, Tensor | None]:
     path = resolve(reference).resolve()
     chosen = _keys(choices)
-    try:
+    with _in_a_line(path):
         stat = path.stat()
         key = (path, stat.st_mtime_ns, stat.st_size, where(device), precision, tuple(sorted(chosen.items())))
         with _models_lock:
@@ -139,8 +142,6 @@ def _load(
                 _models.move_to_end(key)
                 return _models[key]
         found = _made(understand(path, chosen, watch), key[3], precision)
-    except OSError as error:
-        raise Refused(f"{path.name} cannot be read: {error.strerror or error}.") from error
     with _models_lock:
         if keep:
             _models[key] = found
@@ -163,10 +164,25 @@ def inspect(reference: str, choices: Mapping[str, str] | None = None, watch: Wat
 def opened(reference: str, choices: Mapping[str, str] | None = None, watch: Watch | None = None) -> Opened:
     """A file, read and understood. Raises Refused as `load` does."""
     path = resolve(reference).resolve()
-    try:
+    with _in_a_line(path):
         return understand(path, _keys(choices), watch)
+
+
+@contextmanager
+def _in_a_line(path: Path) -> Iterator[None]:
+    """Why a file is refused, in one line that can be shown: its name and its keys may hold anything."""
+    try:
+        yield
     except OSError as error:
-        raise Refused(f"{path.name} cannot be read: {error.strerror or error}.") from error
+        raise Refused(_line(f"{path.name} cannot be read: {error.strerror or error}.")) from error
+    except Refused as error:
+        said = str(error)
+        raise Refused(_line(f"{path.name}: {said}" if said.startswith("Its ") else said)) from error
+
+
+def _line(text: str) -> str:
+    text = _UNSHOWN.sub("\ufffd", text)
+    return text if len(text) <= 400 else f"{text[:399]}…"
 
 
 def _keys(choices: Mapping[str, str] | None) -> dict[str, str]:
@@ -226,8 +242,6 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
     if shapes.program is not None:
         return _program(path, form, shapes, choices, watch)
     _find(path, shapes, said, choices)  # before its data are read: refused if it is no model
-    if _claimed(shapes) > path.stat().st_size:
-        raise Refused(f"{path.name} is a damaged or incomplete torch file: copy or download it again.")
     half = (lambda share: watch(share / 2)) if watch else None
     digest = sha256(path, half)
     contents = read(path, form, watch=(lambda share: watch(0.5 + share / 2)) if watch else None)
@@ -250,6 +264,8 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
     size, sized = _size(plan, said, choices, replay)
     network = _fit(path, plan, tensors)
     taken = {plan.key_of(key) for key in network.state_dict()}
+    if replay is not None:
+        taken.add("replay_buffer")
     unused = sorted(key for key in tensors.keys() - taken if tensors[key] is not replay)
     _refuse_strange(path, plan, taken, unused)
     facts = [
@@ -409,13 +425,6 @@ def _beside(path: Path) -> dict[str, str]:
     return {}
 
 
-def _claimed(contents: Contents) -> int:
-    """Bytes of the largest storage that a file says it has."""
-    first = next(unwrapping.candidates(contents.tree), None)
-    tensors = first.everything.values() if first else ()
-    return max((t.untyped_storage().nbytes() for t in tensors if t.layout is torch.strided), default=0)
-
-
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is dense, real and as large as it says: a view may claim a billion rows and store one."""
     odd = tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
@@ -460,7 +469,7 @@ def _with_head(
         weight, bias = inside[fact.value]
     else:
         contents = read(files[fact.value], sniff(files[fact.value]))
-        weight, bias = next(iter(_heads(_all(contents), plan.features)))[1]
+        weight, bias = next(iter(_heads(_all(contents), plan.features, alone=True)))[1]
     tensors[plan.key_of("head.weight")] = weight
     tensors[plan.key_of("head.bias")] = torch.zeros(len(weight)) if bias is None else bias
     return found.again(tensors), (fact,), offered
@@ -471,14 +480,24 @@ def _all(contents: Contents) -> Tensors:
     return first.everything if first else {}
 
 
-def _heads(tensors: Mapping[str, Tensor], features: int) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
-    """Linear layers that take so many features to classes: name → weight and bias."""
+def _heads(
+    tensors: Mapping[str, Tensor], features: int, *, alone: bool = False
+) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
+    """Linear layers that take so many features to classes: name → weight and bias.
+
+    Args:
+        alone: in a file of its own a head may have any name, as RoCL's `module.0` does, if nothing else is there.
+    """
+    alone = alone and sum(map(_is_matrix, tensors.values())) == 1
     for key, weight in tensors.items():
-        name = key.removesuffix(".weight") if key != "weight" else "linear"
-        last = name.rsplit(".", 1)[-1]
-        if key.endswith("weight") and weight.dim() == 2 and weight.shape[1] == features and last in _HEAD_NAMES:
-            bias = tensors.get(f"{key.removesuffix('weight')}bias")
-            if bias is None or bias.shape == weight.shape[:1]:
+        if key.endswith("weight") and weight.dim() == 2 and weight.shape[1] == features:
+            layer = key.removesuffix("weight")
+            name = layer.rstrip(".") or "linear"
+            whole = re.sub(r"(?:\.module|\.0)+$", "", name)  # a DataParallel, or a Sequential of one
+            others = whole != name and any(k.startswith(f"{whole}.") and not k.startswith(layer) for k in tensors)
+            bias = tensors.get(f"{layer}bias")
+            known = alone or (whole.rsplit(".", 1)[-1] in _HEAD_NAMES and not others)
+            if known and (bias is None or bias.shape == weight.shape[:1]):
                 yield name, (weight, bias)
 
 
@@ -489,12 +508,15 @@ def _head_files(path: Path, features: int) -> Iterator[Path]:
     except OSError:
         return
     for file in beside:
-        named = file.name.startswith((path.name, path.stem)) and file.name != path.name
-        if named and _HEAD_FILE.search(file.name[len(path.stem) :]):
+        after = file.name.removeprefix(path.name)  # RoCL adds to the whole name, `.t7…` being its extension
+        after_stem = file.name.removeprefix(path.stem).lstrip("._-")
+        if (after != file.name and _HEAD_FILE.search(after)) or (
+            file.name.startswith(path.stem) and file != path and _HEAD_FILE.match(after_stem)
+        ):
             try:
                 if file.is_file() and file.stat().st_size <= _LARGEST_HEAD:
                     contents = read(file, sniff(file), shapes=True)
-                    if any(True for _ in _heads(_all(contents), features)):
+                    if any(True for _ in _heads(_all(contents), features, alone=True)):
                         yield file
             except (Refused, OSError):
                 continue
@@ -515,7 +537,7 @@ def _replay(plan: Plan, everything: Mapping[str, Tensor]) -> Tensor | None:
 def _size(plan: Plan, said: Mapping[str, str], choices: Mapping[str, str], replay: Tensor | None) -> tuple[int, Fact]:
     """The side of the input."""
     if (chosen := choices.get("image_size")) is not None:
-        if not chosen.isdecimal() or not 8 <= int(chosen) <= _LARGEST:
+        if not chosen.isdecimal() or len(chosen) > 5 or not 8 <= int(chosen) <= _LARGEST:
             raise Refused(f"The image size must be a whole number of pixels from 8 to {_LARGEST}, not {chosen[:20]!r}.")
         return int(chosen), Fact("image size", chosen, "choice", 1.0, _SIZES, True)
     written = said.get("image_size", "")
@@ -563,12 +585,12 @@ def _report(
         names, named = labels.settle(plan.channels, plan.classes, said, choices)
         facts.append(named)
     if against := said.get("trained_against"):
-        facts.append(Fact("trained against", against, "file"))
+        facts.append(Fact("trained against", _line(against), "file"))
     elif against := _threat(path.stem):
         facts.append(Fact("trained against", against, "name", 0.8))
     if training := said.get("training"):
-        facts.append(Fact("training", training, "file"))
-    if path == bundle.models().get(name) and (points := bundle.measured(path)):
+        facts.append(Fact("training", _line(training), "file"))
+    if path == bundle.models().get(name) and not choices and (points := bundle.measured(path)):
         found = ", ".join(f"{100 * float(p['accuracy']):.1f} % {_attack(p)}" for p in points)
         facts.append(Fact("accuracy", f"{found} ({points[0]['total']:,} test images)", "file"))
     return Checkpoint(
@@ -586,14 +608,28 @@ def _report(
     )
 
 
+_THREAT: Final = re.compile(
+    r"(?<![a-z0-9])(linf|l2)[_=-]?(?:eps)?[_=-]?(\d+(?:\.\d+)?)(?:([_-])(\d+))?(?![\d.]*[a-z])", re.IGNORECASE
+)
+
+
 def _threat(stem: str) -> str:
-    """The ball of adversarial training, as names tell it: `l2_0_5`, `linf_eps4.0`, `linf_8`; empty if they do not."""
-    match = re.search(r"(linf|l2)[_-]?(?:eps)?[_-]?(\d+(?:[._]\d+)?)(?![\d.]*[a-z])", stem, re.IGNORECASE)
-    if not match or (eps := float(match.group(2).replace("_", "."))) <= 0:
+    """The ball of adversarial training, as names tell it: `l2_0_5`, `linf_eps4.0`, `linf_8_255`; empty if they do not.
+
+    L∞ from a half on is in units of 1/255, as there are no larger balls. `_` is a decimal point after 0, and after L2.
+    """
+    match = _THREAT.search(stem)
+    if match is None:
         return ""
-    if match.group(1).lower() == "linf":
-        return f"L∞, ε = {eps:g}/255" if eps >= 1 else f"L∞, ε = {eps:g}"
-    return f"L2, ε = {eps:g}"
+    norm, whole, mark, more = match.groups()
+    if mark == "_" and "." not in whole and len(more) <= 3 and (whole == "0" or norm.lower() == "l2"):
+        whole = f"{whole}.{more}"
+    eps = float(whole)
+    if norm.lower() == "l2":
+        return f"L2, ε = {eps:g}" if 0.01 <= eps <= 100 else ""
+    if eps >= 0.5:
+        return f"L∞, ε = {eps:g}/255" if eps <= 128 else ""
+    return f"L∞, ε = {eps:g}" if eps >= 0.001 else ""
 
 
 def _attack(point: dict[str, float | str]) -> str:

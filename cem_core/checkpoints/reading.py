@@ -29,6 +29,7 @@ Watch: TypeAlias = Callable[[float], None]
 
 _PIECE: Final = 4 * 2**20
 _LONGEST_HEADER: Final = 8 * 2**20
+_LONGEST_VALUE: Final = 2**20
 _MOST_TENSORS: Final = 20_000
 _DAMAGED: Final = "is a damaged safetensors file: copy or download it again."
 
@@ -137,6 +138,7 @@ def _read_safetensors(path: Path, shapes: bool, watch: Watch | None) -> Contents
                 torch_files.fill(tensors[key].untyped_storage(), file)
         if at != raw.size:
             raise Unreadable(_DAMAGED)
+        said = {key: value for key, value in said.items() if len(value) <= _LONGEST_VALUE}
         return Contents({key: tensors[key] for key in places}, said)
 
 

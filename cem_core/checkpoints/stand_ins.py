@@ -516,11 +516,14 @@ def state_dict(module: StandIn) -> tuple[dict[str, Any], dict[str, str]]:
                 }
         if activation := _activation(part):
             said.setdefault("activation", activation)
-        padding = attributes.get("padding")
-        if prefix.endswith("conv1.") and prefix.count(".") <= 2 and isinstance(padding, tuple):
-            if len(padding) == 2 and all(type(side) is int and side == 2 for side in padding):
-                said["stem_padding"] = "2"
+        if prefix.endswith("conv1.") and prefix.count(".") <= 2 and _is_two(attributes.get("padding")):
+            said["stem_padding"] = "2"
     return tensors, said
+
+
+def _is_two(padding: Any) -> bool:
+    """Whether a padding is two pixels; what was pickled may be anything, even tensors, that `==` would fail on."""
+    return isinstance(padding, tuple) and len(padding) == 2 and all(type(n) is int and n == 2 for n in padding)
 
 
 def _parts(module: StandIn) -> Iterator[tuple[str, StandIn]]:

@@ -35,7 +35,8 @@ class _Storages:
             self._room -= count * dtype.itemsize
             if self._room < 0:
                 raise Unreadable(DAMAGED)
-            self.found[key] = Storage(UntypedStorage(count * dtype.itemsize, device=self._device), dtype)
+            data = torch.empty(count * dtype.itemsize, dtype=torch.uint8, device=self._device).untyped_storage()
+            self.found[key] = Storage(data, dtype)
         return Storage(self.found[key].data, dtype)
 
 
@@ -122,7 +123,7 @@ def read_stream(file: BinaryIO, size: int, names: set[str], *, shapes: bool) -> 
 
 def fill(storage: UntypedStorage, file: BinaryIO) -> None:
     """With the bytes at which a file stands. Raises Unreadable where it ends before."""
-    view = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+    view = torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:

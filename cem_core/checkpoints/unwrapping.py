@@ -27,6 +27,7 @@ _PARTS: Final = (
 )  # fmt: skip
 """Prefixes that writers use, the likeliest first."""
 _DEEPEST: Final = 8
+_LONGEST_KEY: Final = 300
 _MOST_NODES: Final = 20_000
 _MOST_PREFIXES: Final = 60
 
@@ -105,6 +106,7 @@ def _nodes(tree: Any) -> Iterator[_Node]:
         seen.add(id(value))
         if isinstance(value, StandIn):
             tensors, said = stand_ins.state_dict(value)
+            tensors = {key: part for key, part in tensors.items() if _is_name(key)}
             if tensors:
                 yield _Node(path, tensors, said)
                 continue
@@ -112,14 +114,20 @@ def _nodes(tree: Any) -> Iterator[_Node]:
         if isinstance(value, list | tuple):
             value = dict(enumerate(value[:64]))
         if isinstance(value, Mapping):
-            tensors = {str(key): part.detach() for key, part in value.items() if isinstance(part, Tensor)}
+            entries = [(name, part) for key, part in value.items() if _is_name(name := str(key))]
+            tensors = {name: part.detach() for name, part in entries if isinstance(part, Tensor)}
             if tensors:
                 yield _Node(path, tensors, {})
             waiting += [
-                ((*path, str(key)), part)
-                for key, part in sorted(value.items(), key=lambda item: str(item[0]))
-                if isinstance(part, Mapping | StandIn | list | tuple) and not _SKIPPED.search(str(key))
+                ((*path, name), part)
+                for name, part in sorted(entries, key=lambda entry: entry[0])
+                if isinstance(part, Mapping | StandIn | list | tuple) and not _SKIPPED.search(name)
             ]
+
+
+def _is_name(key: str) -> bool:
+    """Whether a key is fit to be shown in one line; tensors below a key of a megabyte would each have as much."""
+    return len(key) <= _LONGEST_KEY and key.isprintable()
 
 
 def _rank(node: _Node) -> tuple[bool, int, int, tuple[str, ...]]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
+from cem_core.events import Kind
 from cem_core.messages import Floats, Norm, RunStart
 from cem_core.session import Numbers
+from cem_gui.widgets.marks import Mark
 from cem_gui.widgets.plot import Plot
 
 _PROBABILITY: Final = ("Target", "Most likely classes", "log p(y|x)")
 _DISTANCE: Final = ("From the start", "Gradient norm")
+_SHOWN_ON: Final[tuple[tuple[Kind, ...], ...]] = (
+    ("energy minimum", "largest jump", "diverged"),
+    ("misclassified", "target reached"),
+    ("ball reached",),
+)
+"""Which plot shows what happened."""
+_Series: TypeAlias = dict[str, tuple[str, Floats]]
 _COLOURS: Final = ("accent", "blue", "orange", "red", "muted")
 
 
@@ -38,6 +48,7 @@ class CurvesPanel(QWidget):
             plot.stepped.connect(self.stepped)
         for choice in (self.which_probability, self.which_distance):
             choice.activated.connect(self._draw)
+        self._beside: tuple[RunStart, Numbers] | None = None
         self._shown: tuple[RunStart, Numbers, int, int, Norm | None] | None = None
 
     @property
@@ -48,13 +59,29 @@ class CurvesPanel(QWidget):
         for plot in self._plots:
             plot.restyle()
 
-    def show_numbers(self, start: RunStart, numbers: Numbers, chain: int, length: int, norm: Norm | None) -> None:
+    def show_numbers(
+        self,
+        start: RunStart,
+        numbers: Numbers,
+        chain: int,
+        length: int,
+        norm: Norm | None,
+        beside: tuple[RunStart, Numbers] | None = None,
+    ) -> None:
         """Draw a chain boldly and the others faintly, over an axis of so many steps.
 
         norm: of the distances; None if it changed during the run.
+        beside: another run, of which the same chain is dashed.
         """
         self._shown = (start, numbers, chain, length, norm)
+        self._beside = beside
         self._draw()
+
+    def show_marks(self, marks: Sequence[Mark]) -> None:
+        """What happened in the chosen chain, each on the curve that shows it."""
+        chosen = [mark for mark in marks if not mark.faint]
+        for plot, kinds in zip(self._plots, _SHOWN_ON, strict=True):
+            plot.show_marks([mark for mark in chosen if mark.kind in kinds])
 
     def set_cursor(self, step: int) -> None:
         for plot in self._plots:
@@ -64,35 +91,54 @@ class CurvesPanel(QWidget):
         if self._shown is None:
             return
         start, numbers, chain, length, norm = self._shown
-        name = _short(start.checkpoint.classes[start.labels[chain]])
-        self.energy.show_series(
-            {"E(x)": ("blue", numbers.energy[:, chain]), f"E(x,{name})": ("orange", numbers.joint[:, chain])},
-            numbers.energy,
-            length,
-        )
         span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
-        self.probability.show_series(*self._probabilities(start, numbers, chain), length, span)
+        other: list[_Series] = [{}, {}, {}]
+        if self._beside is not None and (theirs := min(chain, len(self._beside[0].labels) - 1)) >= 0:
+            other = self._series(*self._beside, theirs, norm)
+            length = max(length, len(self._beside[1].energy) - 1)
+        rest = numbers.distance if self.which_distance.currentIndex() == 0 else numbers.gradient_norm
+        ours = self._series(start, numbers, chain, norm)
+        faint = (numbers.energy, self._faint(numbers, chain), rest)
+        for plot, series, others, all_chains in zip(self._plots, ours, other, faint, strict=True):
+            plot.show_series(series, all_chains, length, span if plot is self.probability else None, others)
+
+    def _series(self, start: RunStart, numbers: Numbers, chain: int, norm: Norm | None) -> list[_Series]:
+        """What each plot shows of a chain: legend → (colour, values)."""
+        name = _short(start.checkpoint.classes[start.labels[chain]])
+        energy: _Series = {
+            "E(x)": ("blue", numbers.energy[:, chain]),
+            f"E(x,{name})": ("orange", numbers.joint[:, chain]),
+        }
+        distance: _Series
         if self.which_distance.currentIndex() == 0:
             measure = {"l2": "‖x−x₀‖₂", "linf": "‖x−x₀‖∞"}[norm] if norm else "‖x−x₀‖, norm changed"
-            self.distance.show_series({measure: ("red", numbers.distance[:, chain])}, numbers.distance, length)
+            distance = {measure: ("red", numbers.distance[:, chain])}
         else:
-            series = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
-            self.distance.show_series(series, numbers.gradient_norm, length)
+            distance = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
+        return [energy, self._probabilities(start, numbers, chain), distance]
 
-    def _probabilities(
-        self, start: RunStart, numbers: Numbers, chain: int
-    ) -> tuple[dict[str, tuple[str, Floats]], Floats]:
+    def _faint(self, numbers: Numbers, chain: int) -> Floats:
+        """(T, B) probabilities of all chains, or (T, K) of all classes."""
+        which = self.which_probability.currentIndex()
+        if which == 1:
+            return _of_classes(numbers, chain)
+        return np.exp(numbers.log_p) if which == 0 else numbers.log_p
+
+    def _probabilities(self, start: RunStart, numbers: Numbers, chain: int) -> _Series:
         name = _short(start.checkpoint.classes[start.labels[chain]])
         which = self.which_probability.currentIndex()
         if which == 0:
-            p = np.exp(numbers.log_p)
-            return {f"p({name}|x)": ("accent", p[:, chain])}, p
+            return {f"p({name}|x)": ("accent", np.exp(numbers.log_p[:, chain]))}
         if which == 2:
-            return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}, numbers.log_p
-        p = np.exp(numbers.logits[:, chain] + numbers.energy[:, chain, None])
+            return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}
+        p = _of_classes(numbers, chain)
         likely = np.argsort(-p[-1])[: len(_COLOURS)]
-        series = {_short(start.checkpoint.classes[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
-        return series, p
+        return {_short(start.checkpoint.classes[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
+
+
+def _of_classes(numbers: Numbers, chain: int) -> Floats:
+    p: Floats = np.exp(numbers.logits[:, chain] + numbers.energy[:, chain, None])
+    return p
 
 
 def _short(name: str, most: int = 18) -> str:

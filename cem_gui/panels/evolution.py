@@ -37,6 +37,8 @@ _STRAY: Final = 1.0
 class EvolutionPanel(QWidget):
     selected = Signal(int)
     details_wanted = Signal()
+    interrupted_wanted = Signal()
+    """The run that a notice told of should be opened."""
     menu_wanted = Signal(int, QPoint)
     """Chain under the mouse or -1, and where on the screen."""
 
@@ -46,6 +48,7 @@ class EvolutionPanel(QWidget):
         self._first: Floats | None = None
         self._origin: Step | None = None
         self._step: Step | None = None
+        self._offers_run = False
         self.view: View = "image"
         self.views = QActionGroup(self)
         buttons = QHBoxLayout()
@@ -169,13 +172,17 @@ class EvolutionPanel(QWidget):
         _show_offer(self._empty_offer, offer)
         self.stack.setCurrentWidget(self._empty_page)
 
-    def show_notice(self, text: str, offer: str = "") -> None:
-        """A message that stays until it is dismissed; what is shown stays too, and the messages before it."""
+    def show_notice(self, text: str, offer: str = "", *, interrupted: bool = False) -> None:
+        """A message that stays until it is dismissed; what is shown stays too, and the messages before it.
+
+        interrupted: the offer leads to a run, else to the model's details.
+        """
         shown = not self._notice_row.isHidden()
         said = self.notice.text().splitlines() if shown else []
         self.notice.setText("\n".join([*(line for line in said if line != text), text][-_NOTICES:]))
         if offer or not shown:
             _show_offer(self._notice_offer, offer)
+            self._offers_run = interrupted
         self._notice_row.show()
 
     def clear_notice(self) -> None:
@@ -198,9 +205,16 @@ class EvolutionPanel(QWidget):
 
     def _offer(self) -> QPushButton:
         button = QPushButton()
-        button.clicked.connect(self.details_wanted)
+        button.clicked.connect(lambda: self._take_offer(button))
         button.hide()
         return button
+
+    def _take_offer(self, button: QPushButton) -> None:
+        if button is self._notice_offer and self._offers_run:
+            self.clear_notice()
+            self.interrupted_wanted.emit()
+        else:
+            self.details_wanted.emit()
 
     @staticmethod
     def _shown(pixels: Floats) -> Bytes:

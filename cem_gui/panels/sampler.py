@@ -23,7 +23,7 @@ from cem_gui.widgets.card import Card, form, heading, row
 from cem_gui.widgets.chips import Chips
 from cem_gui.widgets.number import Number
 
-StartKind = Literal["image", "gaussian", "noise", "replay"]
+StartKind = Literal["image", "gaussian", "noise", "replay", "session"]
 _MANY_CLASSES: Final = 24
 _FIRST_CHOICE: Final = 10
 
@@ -137,6 +137,12 @@ class SamplerPanel(Card):
         return self.chips.chosen
 
     @property
+    def gesture(self) -> int:
+        """Which pull at a slider is going on; 0: none."""
+        numbers = (self.a, self.b, self.step_size, self.noise, self.radius, self.steps)
+        return next((number.pull for number in numbers if number.slider.isSliderDown()), 0)
+
+    @property
     def start_kind(self) -> StartKind:
         kind: StartKind = self.start.currentData()
         return kind
@@ -185,6 +191,18 @@ class SamplerPanel(Card):
         if images:
             tip = f"Draw from the {images:,} images that the model was trained with last"
             self.start.setItemData(index, tip, Qt.ItemDataRole.ToolTipRole)
+
+    def offer_fork(self, name: str) -> None:
+        """A step of a recorded run may be started from, under this name."""
+        index = self.start.findData("session")
+        if index < 0:
+            self.start.addItem(name, "session")
+        else:
+            self.start.setItemText(index, name)
+
+    def show_start(self, kind: StartKind) -> None:
+        """Say where chains start, with the numbers as they are."""
+        self.start.setCurrentIndex(max(0, self.start.findData(kind)))
 
     def set_start(self, kind: StartKind) -> None:
         """Choose where chains start, with the preset that suits it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal
@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QToolButton, QWidget
 from cem_gui import theme
 from cem_gui.widgets.filmstrip import Filmstrip
 from cem_gui.widgets.image_grid import Bytes, to_image
+from cem_gui.widgets.marks import Mark
 
 _FRAME_MS: Final = 50
 
@@ -53,6 +54,7 @@ class TimelinePanel(QWidget):
         with QSignalBlocker(self.strip):
             self.strip.setRange(0, 0)
         self.strip.set_thumbs({})
+        self.strip.set_marks(())
         self.set_length(length)
 
     def set_length(self, length: int) -> None:
@@ -76,6 +78,10 @@ class TimelinePanel(QWidget):
         if anew or any(not self.strip.has_thumb(step) for step in wanted):
             pictures = {step: picture(step) for step in wanted}
             self.strip.set_thumbs({step: to_image(made) for step, made in pictures.items() if made is not None})
+
+    def show_marks(self, marks: Sequence[Mark]) -> None:
+        """What happened, and when."""
+        self.strip.set_marks(marks)
 
     def _moved(self, step: int) -> None:
         self._write()

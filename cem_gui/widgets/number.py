@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -10,6 +11,7 @@ from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QSlider, QWidget
 
 _TICKS: Final = 1000
 _WIDEST: Final = "1000.0000"
+_PULLS: Final = itertools.count(1)
 
 
 class Number(QWidget):
@@ -36,6 +38,8 @@ class Number(QWidget):
         super().__init__(parent)
         self._low, self._high, self._logarithmic = low, high, logarithmic
         self._value = least
+        self.pull = 0
+        """A number for each time that the slider was taken by the mouse; no two sliders share one."""
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, _TICKS)
         self.slider.setPageStep(_TICKS // 20)
@@ -61,6 +65,7 @@ class Number(QWidget):
         layout.addWidget(self.field)
         self.setFocusProxy(self.field)
         self.slider.valueChanged.connect(self._slid)
+        self.slider.sliderPressed.connect(self._pulled)
         self.field.valueChanged.connect(self._typed)
         # Return gives the keys back to the window, where Space runs.
         self.field.lineEdit().returnPressed.connect(self.field.clearFocus)
@@ -75,6 +80,9 @@ class Number(QWidget):
             self.field.setValue(value)
         self._value = min(max(value, self.field.minimum()), self.field.maximum())
         self._follow()
+
+    def _pulled(self) -> None:
+        self.pull = next(_PULLS)
 
     def _slid(self, tick: int) -> None:
         share = tick / _TICKS

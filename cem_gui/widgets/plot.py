@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,9 @@ from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, Signal, Slot
 from PySide6.QtWidgets import QGraphicsItem, QLabel, QSizePolicy, QWidget
 
 from cem_gui import theme
+from cem_gui.widgets import marks
 from cem_gui.widgets.card import Card
+from cem_gui.widgets.marks import Mark
 
 # No limit on the mouse: with one, the legend tells where the mouse was a moment before it stopped.
 pg.setConfigOptions(imageAxisOrder="row-major", antialias=True, mouseRateLimit=0)
@@ -25,6 +27,8 @@ _CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
 """Curves are painted when they change; a cursor that moves over them copies pixels."""
 _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
+_REACH: Final = 5
+"""Pixels around a mark that count as on it."""
 
 
 class _Steps(pg.AxisItem):
@@ -70,7 +74,14 @@ class Plot(Card):
         self._rest.setCacheMode(_CACHED)
         self.view.addItem(self._rest)
         self._curves: dict[str, Any] = {}
+        self._beside: dict[str, Any] = {}
+        """The same of another run, dashed."""
+        self._marks: Sequence[Mark] = ()
+        self._glyphs = pg.ScatterPlotItem(pxMode=True)
+        self._glyphs.setZValue(10)
+        self.view.addItem(self._glyphs, ignoreBounds=True)
         self._series: Mapping[str, tuple[str, Floats]] = {}
+        self._other: Mapping[str, tuple[str, Floats]] = {}
         self._step = 0
         self._hover: int | None = None
         self._cursor = pg.InfiniteLine(0, movable=True)
@@ -99,6 +110,9 @@ class Plot(Card):
         self._rest.setPen(pg.mkPen(colours.faint + "90", width=1))
         for name, curve in self._curves.items():
             self._paint(curve, name)
+        for curve, (colour, _) in zip(self._beside.values(), self._other.values(), strict=False):
+            curve.setPen(_dashed(colour))
+        self._paint_marks()
         self._write_legend()
 
     def show_series(
@@ -107,6 +121,7 @@ class Plot(Card):
         rest: Floats,
         length: int,
         span: tuple[float, float] | None = None,
+        beside: Mapping[str, tuple[str, Floats]] | None = None,
     ) -> None:
         """Draw anew.
 
@@ -115,6 +130,7 @@ class Plot(Card):
             rest: (T, B) faint ones.
             length: steps that the axis covers.
             span: what the vertical axis covers; None: what there is.
+            beside: the same of another run, dashed.
         """
         before, self._series = self._series, series
         for name in self._curves.keys() - series.keys():
@@ -130,12 +146,43 @@ class Plot(Card):
                 self._paint(self._curves[name], name)
             self._curves[name].setData(np.arange(len(values)), values)
         self._rest.setData(*_thinned(rest))
+        self._show_beside(beside or {})
+        self._paint_marks()
         self.view.setXRange(0, max(1, length), padding=0.02)
         if span is None:
             self.view.enableAutoRange("y")
         else:
             self.view.setYRange(*span, padding=0.08)
         self._write_legend()
+
+    def show_marks(self, shown: Sequence[Mark]) -> None:
+        """What happened in the chosen chain, on its first curve."""
+        self._marks = shown
+        self._paint_marks()
+
+    def _show_beside(self, series: Mapping[str, tuple[str, Floats]]) -> None:
+        self._other = series
+        for name in self._beside.keys() - series.keys():
+            self.view.removeItem(self._beside.pop(name))
+        for name, (colour, values) in series.items():
+            if name not in self._beside:
+                self._beside[name] = curve = pg.PlotDataItem(connect="finite")
+                self.view.addItem(curve)
+                curve.setDownsampling(auto=True, method="peak")
+                curve.setClipToView(True)
+                curve.curve.setCacheMode(_CACHED)
+            self._beside[name].setPen(_dashed(colour))
+            self._beside[name].setData(np.arange(len(values)), values)
+
+    def _paint_marks(self) -> None:
+        values = next(iter(self._series.values()))[1] if self._series else np.empty(0, np.float32)
+        ground = pg.mkPen(theme.now().card, width=1)
+        self._glyphs.setData([
+            {"pos": (mark.step, float(values[mark.step])), "symbol": marks.shape(mark.kind), "size": 9,
+             "brush": marks.colour(mark.kind), "pen": ground}
+            for mark in self._marks
+            if mark.step < len(values)
+        ])  # fmt: skip
 
     def set_cursor(self, step: int) -> None:
         self._step = step
@@ -169,7 +216,8 @@ class Plot(Card):
 
     @Slot(object)
     def _clicked(self, event: Any) -> None:
-        self.stepped.emit(self._clamped(self._to_step(event.scenePos())))
+        there = self._marks_at(event.scenePos())
+        self.stepped.emit(there[0].step if there else self._clamped(self._to_step(event.scenePos())))
 
     @Slot(object)
     def _moved(self, point: QPointF) -> None:
@@ -177,6 +225,7 @@ class Plot(Card):
         hover = self._clamped(self._to_step(point)) if inside and self._series else None
         if hover != self._hover:
             self._hover = hover
+            self.view.setToolTip(marks.told(self._marks_at(point)))
             self._write_legend()
 
     @Slot()
@@ -184,8 +233,17 @@ class Plot(Card):
         self._hover = None
         self._write_legend()
 
+    def _marks_at(self, point: QPointF) -> list[Mark]:
+        """What lies above or below that point, within a few pixels."""
+        reach = abs(self._to_step(point + QPointF(_REACH, 0)) - self._to_step(point))
+        return marks.near(self._marks, self._to_step(point), reach)
+
     def _to_step(self, point: QPointF) -> float:
         return float(self.view.getPlotItem().vb.mapSceneToView(point).x())
+
+
+def _dashed(colour: str) -> Any:
+    return pg.mkPen(getattr(theme.now(), colour), width=1.5, style=Qt.PenStyle.DashLine)
 
 
 def _short(value: float) -> str:

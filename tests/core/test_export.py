@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scenarios_session import CLASSES, SAMPLER, session
 
-from cem_core import export as module
+from cem_core.events import events
+from cem_core.export import folder, layout, stills
 from cem_core.export import Export, Progress, RunFile, destination, export, settings
 from cem_core.images import to_uint8
 from cem_core.messages import Refused, RunSpec
@@ -85,7 +86,9 @@ def test_each_frame_carries_the_settings_of_its_run(tmp_path: Path) -> None:
         "joint": float(step.joint[1]),
         "log_p": float(step.log_p[1]),
         "distance": float(step.distance[1]),
+        "events": [event.kind for event in events(run) if (event.step, event.chain) == (4, 1)],
     }
+    assert text["frame"]["events"]
     assert text["program"] == "cem-explorer"
     assert text["checkpoint"]["sha256"] == "ab" * 32
     assert text["versions"]["torch"] == "2.13.0"
@@ -139,7 +142,7 @@ def test_the_automatic_scale_is_large_where_there_is_room(cell: int, columns: in
     def area(scale: int) -> int:
         return columns * rows * (cell * scale) ** 2
 
-    scale = module._scale(Export(), cell, columns, rows)
+    scale = layout.scale(Export(), cell, columns, rows)
     assert scale == 1 or area(scale) <= 16_000_000
     assert cell * scale >= 256 or area(scale + 1) > 16_000_000
     assert cell * (scale - 1) < 256
@@ -154,7 +157,7 @@ def test_the_curves_bring_the_same_numbers_back(tmp_path: Path) -> None:
         *("step", "chain", "start", "target", "energy", "joint_energy", "log_p", "p", "gradient_norm", "distance")
     ]
     assert list(table[0])[10:] == [
-        *("top1", "a", "b", "step_size", "noise", "norm", "radius"),
+        *("top1", "events", "a", "b", "step_size", "noise", "norm", "radius"),
         *(f"logit_{name}" for name in CLASSES),
     ]
     for row in table:
@@ -253,7 +256,7 @@ def test_the_sheet_has_a_row_for_each_chain_and_clips_nothing(
         sheet = np.asarray(image)
     for edge in (sheet[:8], sheet[-8:], sheet[:, :8], sheet[:, -8:]):
         assert (edge == 255).all()
-    zoom = module._scale(Export(scale=scale), size, 10, min(chains, 64))
+    zoom = layout.scale(Export(scale=scale), size, 10, min(chains, 64))
     last = places(sheet, to_uint8(run[11].pixels[0]).transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1))
     first = places(sheet, to_uint8(run[0].pixels[0]).transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1))
     assert len(last) == len(first) == 1
@@ -282,7 +285,7 @@ def test_progress_rises_to_its_total(tmp_path: Path) -> None:
     told = write(session(5), tmp_path / "out")
     assert [progress.done for progress in told] == list(range(8))
     assert {progress.total for progress in told} == {7}
-    assert [progress.what for progress in told[-3:]] == ["Contact sheet", "Settings", "Done"]
+    assert [progress.what for progress in told[-3:]] == ["Drawings", "Settings", "Done"]
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -323,7 +326,7 @@ def test_an_interruption_while_writing_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise interruption
 
-    monkeypatch.setattr(module, "_sheet", interrupted)
+    monkeypatch.setattr(stills, "sheet", interrupted)
     with pytest.raises(interruption):
         write(session(), tmp_path / "out")
     assert contents(tmp_path) == before
@@ -423,7 +426,7 @@ def test_a_record_that_is_none_is_not_read(tmp_path: Path, kind: str, monkeypatc
         os.mkfifo(record)
     else:
         record.write_text("[" * 100_000 if kind == "nested" else '{"program": "cem-explorer"}')
-        monkeypatch.setattr(module, "_LONGEST_RECORD", 2**20 if kind == "nested" else 20)
+        monkeypatch.setattr(folder, "_LONGEST_RECORD", 2**20 if kind == "nested" else 20)
     with pytest.raises(Refused, match="was not made by CEM Explorer"):
         destination(tmp_path)
 
@@ -580,7 +583,7 @@ def test_a_session_whose_own_disk_fails(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"formats": ("gif",)}, "There is no format gif: choose from png, apng, sheet, csv"),
+        ({"formats": ("tiff",)}, "There is no format tiff: choose from png, sheet, apng, webp,"),
         ({"first": -1}, "no range"),
         ({"first": 3, "last": 2}, "no range"),
         ({"every": 0}, "must be 1 or more, not 0"),

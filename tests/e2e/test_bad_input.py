@@ -186,7 +186,7 @@ def nothing_changes(window: MainWindow) -> Iterator[None]:
             "place": window.model.place,
             "sampler": window.sampler.sampler,
             "targets": window.sampler.targets,
-            "chains": window._chains(window.models.checkpoint.classes),
+            "chains": window.setup.spec().chains,
             "title": window.timeline.position.text(),
             "about": window.evolution.about.text(),
         }

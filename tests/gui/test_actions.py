@@ -68,7 +68,7 @@ def test_every_action_is_in_one_menu(still: MainWindow) -> None:
 
 def test_every_panel_can_be_hidden_and_shown_from_a_menu(still: MainWindow) -> None:
     toggles = {plain(action): action for action in menus(still)["View"].actions() if action in still.docks.toggles}
-    assert set(toggles) == {"Model", "Sampler", "Curves"}
+    assert set(toggles) == {"Model", "Sampler", "Curves", "Runs"}
     for panel, name in ((still.model, "Model"), (still.sampler, "Sampler"), (still.curves, "Curves")):
         toggles[name].trigger()
         assert not panel.isVisible()

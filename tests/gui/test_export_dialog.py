@@ -9,7 +9,8 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAccessible
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractSpinBox, QDialog, QWidget
+from PySide6.QtWidgets import QAbstractSpinBox, QComboBox, QDialog, QWidget
+from scenarios_session import session
 from windows import discard
 
 from cem_core.export import FORMATS, Export, Progress
@@ -19,7 +20,7 @@ from cem_gui.panels.export import ExportDialog, ExportRow, folder_name
 @pytest.fixture
 def dialog(qtbot, tmp_path: Path) -> Iterator[ExportDialog]:
     """A run of which the steps 0 to 40 are recorded."""
-    dialog = ExportDialog(41, tmp_path / "ta-horse")
+    dialog = ExportDialog(session(41, 3, size=32), tmp_path / "ta-horse")
     with qtbot.waitExposed(dialog):
         dialog.show()
     yield dialog
@@ -38,6 +39,11 @@ def click(box: QWidget) -> None:
     QTest.mouseClick(box, Qt.MouseButton.LeftButton, pos=QPoint(8, box.height() // 2))
 
 
+def choose(combo: QComboBox, text: str) -> None:
+    combo.setFocus()
+    QTest.keyClicks(combo, text)
+
+
 def test_by_default_everything_is_written(dialog: ExportDialog, tmp_path: Path) -> None:
     assert dialog.choices == Export(first=0, last=40)
     assert dialog.folder == tmp_path / "ta-horse"
@@ -53,12 +59,22 @@ def test_every_choice_is_in_the_answer(dialog: ExportDialog) -> None:
     fill(dialog.every, "2")
     fill(dialog.scale, "5")
     fill(dialog.fps, "12.5")
-    assert dialog.choices == Export(formats=("png", "csv"), first=3, last=30, every=2, scale=5, fps=12.5)
+    choose(dialog.layouts, "Image and difference")
+    choose(dialog.gain, "×32")
+    click(dialog.captions)
+    fill(dialog.hold, "1.5")
+    click(dialog.ease)
+    click(dialog.loop)
+    assert dialog.choices == Export(
+        formats=("png", "csv"), first=3, last=30, every=2, layout="difference", gain=32, captions=True, scale=5,
+        fps=12.5, hold=1.5, ease=True, loop=False,
+    )  # fmt: skip
 
 
 def test_settings_alone_can_be_written(dialog: ExportDialog) -> None:
     for box in dialog.formats.values():
-        click(box)
+        if box.isChecked():
+            click(box)
     assert dialog.choices.formats == ()
     assert dialog.accept_button.isEnabled()
 
@@ -110,7 +126,7 @@ def test_return_exports_and_escape_does_not(qtbot, dialog: ExportDialog) -> None
 
 
 def test_a_run_of_one_step_can_be_exported(qtbot, tmp_path: Path) -> None:
-    dialog = ExportDialog(1, tmp_path / "noise")
+    dialog = ExportDialog(session(1, 1), tmp_path / "noise")
     qtbot.addWidget(dialog)
     assert dialog.choices.steps(1) == [0]
 

@@ -403,7 +403,7 @@ def test_an_encoder_opens_and_says_what_it_lacks(window: MainWindow, wait: Wait,
         assert not disabled.isEnabled()
         assert "is an encoder" in disabled.toolTip()
     drop(window, data_of(bundle.samples()[0]))  # nothing can begin from it now
-    wait(lambda: window._paths == [str(bundle.samples()[0])])
+    wait(lambda: window.pictures.paths == [str(bundle.samples()[0])])
     assert window.evolution.empty.isVisible()
     choose(window.model.choice, bundle.DEFAULT_MODEL)
     wait(is_open(window, bundle.DEFAULT_MODEL))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from PySide6.QtCore import QObject, Signal
 from scenarios_session import session as scenario
 from windows import Wait, spec
 
-import cem_gui.worker
 from cem_core import runner
 from cem_core.messages import RunEnd, RunSpec, Sampler
 from cem_core.session import Session
-from cem_gui.worker import Controls, Mailbox, News, Worker, WorkerThread
+from cem_gui.worker import Controls, Keeping, Mailbox, News, Worker, WorkerThread
 
 
 class Boss(QObject):
@@ -37,6 +35,11 @@ class Ledger(Mailbox):
         self.sessions: list[Session] = []
         self.moves: list[int] = []
         self.ends: list[RunEnd] = []
+        self.problems: list[str] = []
+
+    def stuck(self, sentence: str) -> None:
+        super().stuck(sentence)
+        self.problems.append(sentence)
 
     def began(self, session: Session) -> None:
         self.sessions.append(session)
@@ -221,18 +224,35 @@ def test_what_becomes_infinite_ends_the_run_and_keeps_the_steps(staff: Staff, wa
     assert staff.session.end == RunEnd("a run", "failed", "E(x) became nan")
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_steps(staff: Staff, wait: Wait, monkeypatch) -> None:
-    two_steps = 2 * 3 * 32 * 32 * 4
-    monkeypatch.setattr(cem_gui.worker, "Session", functools.partial(Session, budget=two_steps))
+def test_a_full_disk_pauses_the_run_and_nothing_is_lost(staff: Staff, wait: Wait, monkeypatch) -> None:
+    staff.worker.keeping = Keeping(memory=2 * 3 * 32 * 32 * 4)
+    spill = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FileIO("/dev/full", "r+"))
-    staff.run(spec())
-    wait(lambda: staff.ledger.ends)
-    end = staff.ledger.ends[0]
-    assert end.reason == "failed"
-    assert "No space left" in end.detail
-    assert staff.session.end == end
+    controls = staff.run(spec())
+    wait(lambda: staff.ledger.problems and waits(controls))
+    assert "No space left" in staff.ledger.problems[0]
     assert [step.index for step in staff.session] == [0, 1]
-    assert staff.ledger.moves == [0, 1]
+    controls.go("running")  # it is still full
+    wait(lambda: len(staff.ledger.problems) == 2 and waits(controls))
+    monkeypatch.setattr(tempfile, "TemporaryFile", spill)
+    staff.session._spill = None
+    controls.go("running")
+    wait(lambda: staff.ledger.ends)
+    assert staff.ledger.ends == [RunEnd("a run", "done")]
+    assert staff.ledger.moves == list(range(6))
+    assert [step.index for step in staff.session] == list(range(6))
+
+
+def test_a_run_that_cannot_be_written_may_be_stopped(staff: Staff, wait: Wait, monkeypatch) -> None:
+    staff.worker.keeping = Keeping(memory=2 * 3 * 32 * 32 * 4)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FileIO("/dev/full", "r+"))
+    controls = staff.run(spec())
+    wait(lambda: staff.ledger.problems and waits(controls))
+    controls.stop()
+    wait(lambda: staff.ledger.ends)
+    assert staff.session.end == RunEnd("a run", "stopped")
+    assert [step.index for step in staff.session] == [0, 1]
+    monkeypatch.undo()
     staff.run(spec(name="next", steps=1))  # the thread is still good
     wait(lambda: len(staff.ledger.ends) == 2)
     assert staff.ledger.ends[1] == RunEnd("next", "done")

@@ -1,0 +1,176 @@
+"""Runs that outlive the program: recorded as they happen, interrupted, offered, resumed, forked, compared, deleted."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+from windows import Wait, at_start, begin_from, choose, notice, press, run_to_end, save_image, spec
+
+from cem_core import recording, runner, sessions
+from cem_core.messages import RunSpec, SessionStart, Step
+from cem_core.session import Session
+from cem_gui.player import folder_of
+from cem_gui.window import MainWindow
+
+_STEPS = 9
+_BROKEN_OFF = 4
+
+
+def steps_of(wanted: RunSpec) -> list[Step]:
+    return [message for message in runner.play(wanted) if isinstance(message, Step)]
+
+
+@pytest.fixture
+def interrupted(home: Path) -> tuple[str, RunSpec]:
+    """A run whose program was killed: its folder has some steps and no end."""
+    wanted = spec(steps=_STEPS, chains=2, preset="RCS")
+    messages = runner.play(wanted)
+    session = sessions.record(next(messages))
+    for step in itertools.islice(messages, _BROKEN_OFF + 1):
+        session.append(step)
+    session.close()
+    messages.close()
+    return str(session.recording.folder), wanted
+
+
+def test_what_is_only_looked_at_leaves_nothing_behind(window: MainWindow) -> None:
+    assert sessions.found() == []
+    assert window.recorded.empty.text() == window.recorded.empty.text()
+    assert list(window.recorded.entries()) == []
+
+
+def test_a_run_is_recorded_as_it_happens(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=5)
+    press(Qt.Key.Key_Period)
+    wait(lambda: len(window.player.session) == 2)
+    folder = folder_of(window.player.session)
+    assert Path(folder).parent == sessions.root()
+    assert recording.is_held(Path(folder))
+    wait(lambda: window.recorded.entry(folder) is not None)
+    assert window.recorded.state(window.recorded.entry(folder)) == "recording"
+    assert window.runs.badge.isVisible()
+    run_to_end(window, wait)
+    wait(lambda: window.recorded.entry(folder).end == "done")
+    assert window.recorded.entry(folder).steps == 5
+    assert not window.runs.badge.isVisible()
+    again = Session.open(Path(folder))
+    for step in window.player.session:
+        np.testing.assert_array_equal(step.pixels, again[step.index].pixels)
+
+
+def test_an_interrupted_run_is_offered_and_goes_on_to_the_same_pixels(
+    interrupted: tuple[str, RunSpec], window: MainWindow, wait: Wait
+) -> None:
+    folder, wanted = interrupted
+    wait(lambda: "interrupted at step 4" in notice(window))
+    QTest.mouseClick(window.evolution._notice_offer, Qt.MouseButton.LeftButton)
+    wait(lambda: folder_of(window.player.session) == folder)
+    assert notice(window) == ""
+    assert window.step == _BROKEN_OFF
+    assert window.acts.run.iconText() == "Resume"
+    assert window.sampler.sampler == wanted.sampler
+    assert window.sampler.count.value() == 2
+    run_to_end(window, wait)
+    session = window.player.session
+    assert session.end.reason == "done"
+    assert len(session) == _STEPS + 1
+    for step in steps_of(wanted):
+        np.testing.assert_array_equal(step.pixels, session[step.index].pixels)
+    wait(lambda: window.recorded.entry(folder).end == "done")
+
+
+def test_a_fork_starts_from_the_step_in_sight(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=5)
+    run_to_end(window, wait)
+    origin = window.player.session
+    folder = folder_of(origin)
+    press(Qt.Key.Key_Left)
+    press(Qt.Key.Key_Left)
+    QTest.keyClick(window, Qt.Key.Key_F, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    wait(lambda: at_start(window) and window.player.session is not origin)
+    fork = window.player.session
+    assert fork.start.spec.chains[0].start == SessionStart(folder, 3, 0)
+    assert fork.start.labels == origin.start.labels
+    np.testing.assert_array_equal(fork[0].pixels, origin[3].pixels)
+    run_to_end(window, wait)
+    key = folder_of(window.player.session)
+    wait(lambda: (entry := window.recorded.entry(key)) is not None and entry.end == "done")
+    assert window.recorded.entry(key).origin.session == folder
+    item = window.recorded._items[key]
+    assert item.parent() is window.recorded._items[folder]
+
+
+def test_a_deleted_run_comes_back(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=2)
+    run_to_end(window, wait)
+    folder = folder_of(window.player.session)
+    wait(lambda: (entry := window.recorded.entry(folder)) is not None and entry.end == "done")
+    window.recorded.choose(folder)
+    window.recorded.delete.click()
+    wait(lambda: window.recorded.entry(folder) is None)
+    assert sessions.found() == []
+    wait(lambda: at_start(window))  # it was in sight
+    assert window.player.previous is None
+    assert window.acts.undo.text().startswith("&Undo deletion of TA")
+    window.acts.undo.trigger()
+    wait(lambda: window.recorded.entry(folder) is not None)
+    assert [run.folder for run in sessions.found()] == [folder]
+    window.acts.redo.trigger()
+    wait(lambda: window.recorded.entry(folder) is None)
+
+
+def test_a_second_run_is_drawn_dashed(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=3)
+    run_to_end(window, wait)
+    first = folder_of(window.player.session)
+    choose(window.sampler.preset, "CS")
+    wait(lambda: at_start(window))
+    run_to_end(window, wait)
+    wait(lambda: window.recorded.entry(first) is not None)
+    window.recorded.choose(first)
+    window.recorded.compare.click()
+    wait(lambda: window.runs.compared is not None)
+    assert window.recorded.compared == first
+    np.testing.assert_array_equal(
+        window.curves.energy._beside["E(x)"].getData()[1], window.runs.compared.numbers.energy[:, 0]
+    )
+    window.recorded.compare.click()
+    assert window.runs.compared is None
+    assert not window.curves.energy._beside
+
+
+def test_a_full_disk_pauses_and_loses_nothing(window: MainWindow, wait: Wait, tmp_path: Path, monkeypatch) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=6)
+    press(Qt.Key.Key_Period)
+    wait(lambda: len(window.player.session) == 2)
+    write = recording.Frames.write
+
+    def full(self, index, pixels):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recording.Frames, "write", full)
+    press(Qt.Key.Key_Space)
+    wait(lambda: "No space left" in notice(window))
+    assert window.player.gait == "paused"
+    monkeypatch.setattr(recording.Frames, "write", write)
+    run_to_end(window, wait)
+    folder = Path(folder_of(window.player.session))
+    again = Session.open(folder)
+    assert again.end.reason == "done"
+    assert len(again) == 7
+    for step in window.player.session:
+        np.testing.assert_array_equal(step.pixels, again[step.index].pixels)
+
+
+def test_a_run_is_verified(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=4)
+    run_to_end(window, wait)
+    window.acts.verify.trigger()
+    wait(lambda: notice(window))
+    assert notice(window) == "All 5 steps are bit-equal."
+    assert not window.runs.row.isVisible()
