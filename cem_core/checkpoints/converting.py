@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from cem_core import writing
 from cem_core.checkpoints import opening
-from cem_core.checkpoints.opening import Opened
+from cem_core.checkpoints.understanding import Opened
 from cem_core.checkpoints.unwrapping import Tensors
 from cem_core.messages import Checkpoint, Refused
 

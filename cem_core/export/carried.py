@@ -110,7 +110,9 @@ def read(path: str | Path) -> RunFile | None:
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            text = png.text(file, LONGEST) or webp.text(file, LONGEST)
+            text = png.text(file, LONGEST)
+            if text is None:
+                text = webp.text(file, LONGEST)
             if text is None and path.suffix.lower() == ".json":
                 file.seek(0)
                 text = file.read(LONGEST + 1)

@@ -61,6 +61,7 @@ def _writer(format: Format) -> Writer:
 
         width, height = (side + side % 2 if codec.subsampled else side for side in size)
         ends = [round(end * _A_SECOND) for end in accumulate(seconds)]
+        shortest = max(1, round(min(seconds) * _A_SECOND))
         shown = 0
 
         def send(frame: Bytes, at: int) -> None:
@@ -75,12 +76,12 @@ def _writer(format: Format) -> Writer:
             begins = ends[shown - 1] if shown else 0
             send(padded, begins)
             shown += 1
-            if shown == len(ends) and ends[-1] > begins + 1:  # or a player leaves the last one out
-                send(padded, ends[-1] - 1)
+            if shown == len(ends) and ends[-1] - begins > shortest:  # a frame at the end of a video is shown as briefly
+                send(padded, ends[-1] - shortest)
 
         try:
             with path.open("wb") as file, av.open(file, "w", format=codec.container, options=codec.muxer) as container:
-                rate = Fraction(len(ends) * _A_SECOND, max(1, ends[-1])).limit_denominator(1001)
+                rate = Fraction(_A_SECOND, shortest)
                 stream: Any = container.add_stream(codec.name, rate=rate, options=codec.options)
                 stream.width, stream.height, stream.pix_fmt = width, height, codec.colours
                 stream.codec_context.time_base = Fraction(1, _A_SECOND)

@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from cem_core import bundle, checkpoints
+from cem_core.checkpoints import understanding
 from cem_core.checkpoints import choices, labels, opening
 from cem_core.checkpoints.choices import recall, remember
 from cem_core.messages import Checkpoint, Fact, Refused
@@ -331,7 +332,7 @@ NO_THREATS = (
 
 @pytest.mark.parametrize(("stem", "ball"), [*THREATS.items(), *((stem, "") for stem in NO_THREATS)])
 def test_the_threat_that_a_name_tells(stem: str, ball: str) -> None:
-    assert opening._threat(stem) == ball
+    assert understanding._threat(stem) == ball
 
 
 def test_the_threat_is_a_fact_that_comes_from_the_name(tmp_path: Path) -> None:

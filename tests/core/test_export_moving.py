@@ -113,7 +113,7 @@ def test_frames_are_shown_as_long_as_they_should(tmp_path: Path, format: Format)
     ends = np.cumsum(choices.seconds(8))
     assert times[0] == 0
     assert np.allclose(times[1:8], ends[:7], atol=0.011)
-    assert times[-1] == pytest.approx(ends[-1], abs=0.1)
+    assert times[-1] == pytest.approx(ends[-1], abs=0.02)
 
 
 @given(frames=st.integers(1, 60), fps=st.floats(0.1, 120), hold=st.floats(0, 10), ease=st.booleans())

@@ -129,7 +129,6 @@ def test_a_second_run_is_drawn_dashed(window: MainWindow, wait: Wait, tmp_path: 
     run_to_end(window, wait)
     first = folder_of(window.player.session)
     choose(window.sampler.preset, "CS")
-    wait(lambda: at_start(window))
     run_to_end(window, wait)
     wait(lambda: window.recorded.entry(first) is not None)
     window.recorded.choose(first)
