@@ -469,7 +469,9 @@ def sessions(
     from rich.text import Text
 
     console = Console(highlight=False)
-    table = Table("name", "state", "steps", "chains", "sampler", "model", "size", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "state", "steps", "chains", "sampler", "model", "size"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for summary in found:
         state = summary.state + (f", thinned {summary.thinned}" if summary.thinned > 1 else "")
         table.add_row(*map(Text, (summary.name, state, f"{summary.steps:,}", str(summary.chains), summary.sampler,
@@ -751,9 +753,12 @@ def _played(messages: Iterator[Message], session: Session | Callable[[RunStart],
                     advance(min(1, message.index))
                 else:
                     kept.finish(message)
+                    if message.reason == "failed" and not len(kept):
+                        raise Refused(message.detail)
         except KeyboardInterrupt:
             if kept is not None:
-                kept.finish(RunEnd(kept.start.spec.id, "stopped"))
+                with suppress(OSError):  # then it was interrupted
+                    kept.finish(RunEnd(kept.start.spec.id, "stopped"))
             raise
         except OSError as error:
             if kept is None:

@@ -131,17 +131,23 @@ class Recording:
         )
         try:
             folder.mkdir(parents=True)
-            lock = _lock(folder)
+        except FileExistsError as error:
+            raise Refused(f"{folder} is there already: choose another name.") from error
+        except OSError as error:
+            raise Refused(f"{folder} cannot be written ({_said(error)}): record elsewhere.") from error
+        lock = _lock(folder)
+        try:
             if lock is None:
-                raise Refused(f"{folder} cannot be locked: record on another disk.")
+                raise OSError("it cannot be locked")
             frames(folder, header).declare(0)
             with closing(sqlite3.connect(folder / _TABLE)) as table:
                 table.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
             self = cls(folder, header, 0, lock)
             self._write_header(header)  # the last: without it the folder is no session
-        except FileExistsError as error:
-            raise Refused(f"{folder} is there already: choose another name.") from error
         except (OSError, sqlite3.Error) as error:
+            if lock is not None:
+                lock.release()
+            shutil.rmtree(folder, ignore_errors=True)
             raise Refused(f"{folder} cannot be written ({_said(error)}): record elsewhere.") from error
         return self
 
@@ -326,7 +332,7 @@ def read_header(folder: Path) -> Header:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_HEADER + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # what is no path at all is a ValueError
         raise Refused(f"{folder.name} is no session: it has no {HEADER}.") from error
     except OSError as error:
         raise Refused(f"{folder.name} cannot be read: {_said(error)}.") from error

@@ -66,7 +66,9 @@ class Session:
         self._spill: IO[bytes] | None = None
         self._pixels: list[Floats | None] = []
         self._rows: list[tuple[int, Sampler]] = []
-        self._scalars: dict[str, Floats] = {}
+        chains, classes = len(start.spec.chains), len(start.checkpoint.classes)
+        self._scalars: dict[str, Floats] = {name: np.empty((0, chains), np.float32) for name in _SCALARS}
+        self._scalars["logits"] = np.empty((0, chains, classes), np.float32)
         self._dropped: set[int] = set()
 
     @classmethod
@@ -207,10 +209,10 @@ class Session:
                 self._rows.append((index, row))
 
     def _store(self, name: str, row: Floats) -> None:
-        table = self._scalars.get(name)
-        if table is None or self._count == len(table):
+        table = self._scalars[name]
+        if self._count == len(table):
             grown: Floats = np.empty((max(64, 2 * self._count), *row.shape), np.float32)
-            if table is not None:
+            if self._count:
                 grown[: self._count] = table
             self._scalars[name] = table = grown
         table[self._count] = row

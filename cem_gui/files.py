@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
 from cem_core import export, images
-from cem_core.export import Export, Progress
+from cem_core.export import Export, Progress, RunFile
 from cem_core.messages import Checkpoint, Device, Precision, Refused
 from cem_core.session import Session
 
@@ -94,6 +94,8 @@ class Files(QObject):
     """The published models that can be had; or a sentence if there are none."""
     sifted = Signal(list, list)
     """Paths that are images, and a sentence for each that is not."""
+    carried = Signal(object)
+    """RunFile: the one file that was to be sifted carries a run."""
     exporting = Signal(object)
     """Progress."""
     exported = Signal(str, str)
@@ -261,7 +263,11 @@ class Files(QObject):
             self.zoo_listed.emit([], f"RobustBench could not be asked ({error}): the log file has the details.")
 
     def _sift(self, paths: list[str], size: int) -> None:
-        good, bad = [], []
+        good: list[str] = []
+        bad: list[str] = []
+        if len(paths) == 1 and (run := self._carried(paths[0], bad)) is not None:
+            self.carried.emit(run)
+            return
         for path in paths:
             try:
                 images.prepare(path, size)
@@ -290,6 +296,17 @@ class Files(QObject):
             if stopped():
                 return
             self.measured.emit(choices, format, sentence)
+
+    @staticmethod
+    def _carried(path: str, bad: list[str]) -> RunFile | None:
+        """What an exported picture was made by. Somebody else's picture is just a picture."""
+        try:
+            return export.read(path)
+        except Refused as refused:
+            bad.append(str(refused))
+        except Exception:
+            log.exception("looking for a run in %s failed", path)
+        return None
 
     def _begin_export(self, session: Session, out: str, choices: Export) -> None:
         self._cancel()

@@ -13,6 +13,7 @@ from PySide6.QtCore import QMimeData
 from PySide6.QtGui import QImage
 
 from cem_core.messages import Refused
+from cem_core.recording import HEADER
 
 _WEIGHTS: Final = (
     ".safetensors", ".pt", ".pth", ".pt2", ".ckpt", ".t7", ".tar", ".bin", ".th", ".pyth", ".latest", ".best",
@@ -36,6 +37,18 @@ def paths_of(data: QMimeData) -> list[str]:
     paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
     image = QImage(data.imageData()) if not paths and data.hasImage() else QImage()
     return paths if image.isNull() else [_keep(image)]
+
+
+def recorded(paths: Iterable[str]) -> str:
+    """The first that is the folder of a recorded run, or what says so in it; empty: none is."""
+    for path in paths:
+        folder = Path(path).parent if Path(path).name == HEADER else Path(path)
+        try:
+            if (folder / HEADER).is_file():
+                return str(folder)
+        except (OSError, ValueError):  # whoever reads it says what is wrong
+            pass
+    return ""
 
 
 def sort(paths: Iterable[str]) -> tuple[list[str], list[str]]:

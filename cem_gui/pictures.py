@@ -25,6 +25,8 @@ class Pictures(QObject):
 
     offered = Signal()
     """New files came in: what was said of those before is old."""
+    run_offered = Signal(str)
+    """The folder of a recorded run was among them."""
     taken = Signal()
     """`paths` are others."""
     said = Signal(str)
@@ -42,7 +44,12 @@ class Pictures(QObject):
         files.sifted.connect(self._sifted)
 
     def offer(self, paths: Sequence[str]) -> None:
-        """Files that were dropped, pasted or chosen: checkpoints are opened, everything else is read as images."""
+        """Files that were dropped, pasted or chosen: recorded runs and checkpoints are opened, all else is read as
+        images."""
+        if run := intake.recorded(paths):
+            self.offered.emit()
+            self.run_offered.emit(run)
+            return
         weights, pictures = intake.sort(paths)
         if weights or pictures:
             self.offered.emit()

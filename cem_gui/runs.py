@@ -8,9 +8,11 @@ from typing import Final
 import msgspec
 from PySide6.QtCore import QObject, QPoint, QSettings, Qt, QUrl, Signal, Slot
 from PySide6.QtGui import QDesktopServices, QUndoCommand, QUndoStack
-from PySide6.QtWidgets import QFileDialog, QLabel, QMenu, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QMenu, QWidget
 
 from cem_core import sessions
+from cem_core.export import RunFile, settings
+from cem_core.export.command import command
 from cem_core.messages import Refused, Sampler, Step
 from cem_core.session import BUDGET, Session
 from cem_core.sessions import Summary
@@ -30,11 +32,15 @@ class Runs(QObject):
 
     opened = Signal(object, int)
     """A recorded Session is in sight, and the step to show of it; -1: the last."""
+    carried = Signal(object)
+    """RunFile of a dropped picture whose run is not recorded here."""
     compared_changed = Signal()
     offered = Signal(str)
     """A sentence on a run that was interrupted; `open_offered` opens it."""
     said = Signal(str)
     """A sentence that should be read."""
+    copied = Signal()
+    """A command is in the clipboard."""
     gone = Signal()
     """The run in sight was deleted."""
 
@@ -46,6 +52,7 @@ class Runs(QObject):
         self.compared: Session | None = None
         self.badge = QLabel("● recording")
         self.badge.setObjectName("muted")
+        self.badge.setContentsMargins(10, 0, 4, 0)
         self.badge.hide()
         self.row = ProgressRow("Progress of the verification", "Cancel")
         self._player, self._stack, self._settings, self._parent = player, stack, settings, parent
@@ -61,7 +68,9 @@ class Runs(QObject):
         shelf.deleted.connect(self._deleted)
         shelf.restored.connect(self._looked)
         shelf.taken.connect(self._ask_keeping)
+        shelf.recalled.connect(self._recalled)
         shelf.said.connect(self.said)
+        files.carried.connect(shelf.recall)
         panel.opened.connect(self.open)
         panel.renamed.connect(shelf.rename)
         panel.deleted.connect(self.delete)
@@ -115,7 +124,7 @@ class Runs(QObject):
             self.shelf.look(folder)
         self._ticks += 1
         run = self.panel.entry(folder)
-        if run is not None and self._ticks % _TELL_EVERY == 0:
+        if run is not None and (self._ticks % _TELL_EVERY == 0 or self._player.gait != "running"):
             self.panel.show_entry(msgspec.structs.replace(run, steps=newest.index))
 
     @Slot()
@@ -168,6 +177,27 @@ class Runs(QObject):
             self.resume()
         elif purpose == "verify":
             self.verify()
+
+    @Slot(object, str)
+    def _recalled(self, run: RunFile, folder: str) -> None:
+        """At the step that the picture shows, or else its settings."""
+        if folder:
+            self.open(folder, run.frame.step if run.frame is not None else -1)
+        else:
+            self.carried.emit(run)
+
+    @Slot()
+    def copy_command(self) -> None:
+        """Put the line for a shell into the clipboard that repeats the run in sight."""
+        session = self._player.session
+        if session is None:
+            return
+        try:
+            QApplication.clipboard().setText(command(settings(session), folder_of(session)))
+        except Refused as refused:
+            self.said.emit(str(refused))
+        else:
+            self.copied.emit()
 
     def is_elsewhere(self, folder: str) -> bool:
         """Another program records it."""

@@ -13,6 +13,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from cem_core import bundle
 from cem_core.chains import lay_out
+from cem_core.export import RunFile
 from cem_core.messages import (
     Chain,
     Device,
@@ -48,6 +49,7 @@ _NUMBERS: Final = {
     "random_start": "random point of the ball",
 }
 """How the numbers of a sampler are called in the Edit menu; the first that changed gives its name."""
+_OF_A_RUN: Final = "settings of a run"
 _PARTS: Final = {
     "model": "model",
     "fork": "fork",
@@ -95,6 +97,15 @@ class Settings:
     fork: Fork | None = None
 
 
+class _Awaited(NamedTuple):
+    """What is to be set once its model is open."""
+
+    settings: Settings
+    name: str
+    """Under which it can be undone; empty: it is an undoing."""
+    begins: bool
+
+
 class Setup(QObject):
     """`sampler`, `models` and `pictures` hold the parts; this knows the whole."""
 
@@ -102,8 +113,8 @@ class Setup(QObject):
     """A Sampler: also during a run."""
     chains_changed = Signal()
     """Start, targets, number or seed: for the next run."""
-    model_changed = Signal()
-    """Another model is open, and everything is set for it."""
+    renewed = Signal()
+    """Another model is open, or a run's settings were restored: to be begun anew."""
 
     def __init__(
         self, sampler: SamplerPanel, models: Models, pictures: Pictures, stack: QUndoStack, parent: QObject
@@ -116,8 +127,7 @@ class Setup(QObject):
         """How many chains a single image had for the targets before."""
         self._known: Settings | None = None
         """What the undo stack believes; None before the first model is open."""
-        self._awaited: tuple[Settings, bool] | None = None
-        """What is to be set once its model is open, and whether anybody is told of it."""
+        self._awaited: _Awaited | None = None
         self._stack = stack
         stack.setUndoLimit(_MOST_UNDONE)
         sampler.set_count(CHAINS)
@@ -244,38 +254,52 @@ class Setup(QObject):
         if not self._models.hindrance:
             self._sampler.show_checkpoint(model.checkpoint, model.gaussians)
             self._targets_before = self._one_per_target()
-        if awaited is not None and awaited[0].model.reference == model.reference:
-            self._set(awaited[0])
-            if awaited[1]:
-                self.model_changed.emit()
-            return
-        self._note()
-        self.model_changed.emit()
+        if awaited is not None and awaited.settings.model.reference == model.reference:
+            self._set(awaited.settings, awaited.name)
+        else:
+            awaited = None
+            self._note()
+        if awaited is None or awaited.begins:
+            self.renewed.emit()
 
     # ---- set by the program ------------------------------------------------------------------------------------------
 
-    def apply(self, settings: Settings, *, quietly: bool = False) -> None:
-        """Set everything; another model is opened first. Quietly: nobody is told, so no run begins or changes."""
+    def adopt(self, start: RunStart, row: Sampler) -> None:
+        """Set what a recorded run was made of, without beginning another; `row` made its last step."""
+        self._restore(self._settings_of(start.spec, start.labels, start.checkpoint.classes, row), begins=False)
+
+    def restore(self, run: RunFile) -> None:
+        """Set what a run was made of, to begin it anew."""
+        settings = self._settings_of(run.spec, run.labels, run.checkpoint.classes, run.spec.sampler)
+        self._restore(settings, begins=True)
+
+    def _restore(self, settings: Settings, *, begins: bool) -> None:
+        if not self._open(settings, _OF_A_RUN, begins):
+            self._set(settings, _OF_A_RUN)
+            if begins:
+                self.renewed.emit()
+
+    def _open(self, settings: Settings, name: str, begins: bool) -> bool:
+        """Whether another model has to be opened first; then the rest is set once it is."""
+        model, now = settings.model, self.settings
+        if now is not None and now.model == model:
+            return False
+        self._awaited = _Awaited(settings, name, begins)
+        self._models.open_as(model.reference, model.device, model.precision, dict(model.choices))
+        return True
+
+    def _apply(self, settings: Settings) -> None:
+        """Set it as if by hand: a run in progress heeds it."""
         before = self.settings
-        if before is None or before.model != settings.model:
-            self._awaited = (settings, not quietly)
-            self._models.open_as(settings.model.reference, settings.model.device, settings.model.precision,
-                                 dict(settings.model.choices))  # fmt: skip
+        if before is None or self._open(settings, "", True):
             return
         self._set(settings)
-        if quietly:
-            return
         if settings.sampler != before.sampler:
             self.numbers_changed.emit(settings.sampler)
         if replace(settings, sampler=before.sampler) != before:
             self.chains_changed.emit()
 
-    def adopt(self, start: RunStart, row: Sampler) -> None:
-        """Set what a recorded run was made of, without beginning another; `row` made its last step."""
-        self.apply(self._settings_of(start, row), quietly=True)
-
-    def _settings_of(self, start: RunStart, row: Sampler) -> Settings:
-        spec = start.spec
+    def _settings_of(self, spec: RunSpec, labels: tuple[int, ...], classes: Sequence[str], row: Sampler) -> Settings:
         first = spec.chains[0].start
         paths = tuple(dict.fromkeys(chain.start.path for chain in spec.chains if isinstance(chain.start, ImageStart)))
         given = [chain.label for chain in spec.chains]
@@ -283,9 +307,8 @@ class Setup(QObject):
         targets = sorted(set(own.values()))
         fork = None
         if isinstance(first, SessionStart):
-            fork = Fork(first.session, first.step, len(spec.chains), start.labels)
+            fork = Fork(first.session, first.step, len(spec.chains), labels)
         elif isinstance(first, ImageStart):
-            classes = start.checkpoint.classes
             seen = [bundle.class_shown(path, classes) for path in paths]
             own = self._beside(own, spec, [ImageStart(path) for path in paths], targets, seen)
         else:
@@ -313,8 +336,9 @@ class Setup(QObject):
             return own
         return {i: label for i, label in own.items() if laid[i].label != label}
 
-    def _set(self, settings: Settings) -> None:
-        panel = self._sampler
+    def _set(self, settings: Settings, name: str = "") -> None:
+        """Show it. With a name it can be undone."""
+        panel, before = self._sampler, self._known
         self._pictures.paths = list(settings.paths)
         self._fork = settings.fork
         if self._fork is not None:
@@ -326,7 +350,9 @@ class Setup(QObject):
         panel.set_seed(settings.seed)
         self._own = dict(settings.own)
         self._targets_before = self._one_per_target()
-        self._known = self.settings
+        self._known = now = self.settings
+        if name and before is not None and now is not None and before != now:
+            self._stack.push(_Change(self._apply, before, now, name))
 
     # ---- undo --------------------------------------------------------------------------------------------------------
 
@@ -335,18 +361,17 @@ class Setup(QObject):
         before, now = self._known, self.settings
         self._known = now
         if before is not None and now is not None and before != now:
-            self._stack.push(_Change(self._restore, before, now, self._sampler.gesture))
-
-    def _restore(self, settings: Settings) -> None:
-        self.apply(settings)
+            self._stack.push(_Change(self._apply, before, now, _name(before, now), self._sampler.gesture))
 
 
 class _Change(QUndoCommand):
     """From some settings to others. What one pull at a slider does is one change."""
 
-    def __init__(self, restore: Callable[[Settings], None], before: Settings, after: Settings, gesture: int) -> None:
-        super().__init__(_name(before, after))
-        self._apply = restore
+    def __init__(
+        self, apply: Callable[[Settings], None], before: Settings, after: Settings, name: str, gesture: int = 0
+    ) -> None:
+        super().__init__(name)
+        self._apply = apply
         self._before, self._after = before, after
         self._gesture = gesture
         self._pushed = False

@@ -11,7 +11,8 @@ import numpy as np
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtGui import QImage
 
-from cem_core import images, recording, sessions
+from cem_core import export, images, recording, sessions
+from cem_core.export import RunFile
 from cem_core.messages import Refused
 from cem_core.recording import Recording
 from cem_core.session import Session
@@ -37,6 +38,8 @@ class Shelf(QObject):
     """Summaries of all runs, and the names of those in the trash."""
     restored = Signal(object)
     """Summary of a run that was in the trash."""
+    recalled = Signal(object, str)
+    """RunFile, and the folder in which its run is recorded; empty: it is not here."""
     said = Signal(str)
     """A sentence that should be read."""
 
@@ -56,6 +59,10 @@ class Shelf(QObject):
 
     def open(self, folder: str, purpose: str, memory: int) -> None:
         self._do(lambda: self.opened.emit(Session.open(Path(folder), budget=memory), purpose))
+
+    def recall(self, run: RunFile) -> None:
+        """Look whether a run that a picture carries is recorded here."""
+        self._do(lambda: self.recalled.emit(run, str(export.session_of(run, sessions.root()) or "")))
 
     def picture(self, folder: str) -> None:
         self._do(lambda: self._picture(Path(folder)))

@@ -145,6 +145,14 @@ def _sheet(t: Theme) -> str:
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
     QTreeView {{ outline: 0; }} QTreeView::item {{ padding: 4px 6px; border: 0; }}
     QTreeView::item:selected {{ background: {t.accent}; color: {t.on_accent}; }}
+    QTreeView#runs::item {{ padding: 0; }} QTreeView#runs::branch {{ background: transparent; }}
+    QTreeView#runs::branch:has-children:open {{ image: url({_image("down", t.muted)}); }}
+    QTreeView#runs::branch:has-children:closed {{ image: url({_image("right", t.muted)}); }}
+    QTabBar {{ qproperty-drawBase: 0; }}
+    QTabBar::tab {{ background: transparent; color: {t.muted}; border: 0; border-bottom: 2px solid transparent;
+        padding: 4px 8px 5px 8px; margin: 0 2px 0 6px; }}
+    QTabBar::tab:selected {{ color: {t.text}; border-bottom-color: {t.accent}; }}
+    QTabBar::tab:hover, QTabBar::tab:focus {{ color: {t.text}; }}
     QHeaderView::section {{ background: {t.field}; color: {t.muted}; border: 0; border-bottom: 1px solid {t.border};
         padding: 5px 8px; }}
     QLabel#notice {{ background: {t.field}; border: 1px solid {t.border}; border-left: 3px solid {t.red};

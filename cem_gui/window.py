@@ -132,6 +132,7 @@ class MainWindow(QMainWindow):
         models.none_open.connect(self._no_model)
         models.said.connect(self.evolution.show_notice)
         pictures.offered.connect(self.evolution.clear_notice)
+        pictures.run_offered.connect(runs.open)
         pictures.taken.connect(self._preview)
         pictures.said.connect(self._problem)
         self.exporter.began.connect(self._show_gait)
@@ -141,8 +142,10 @@ class MainWindow(QMainWindow):
         self.model.details_wanted.connect(acts.details.trigger)
         setup.numbers_changed.connect(self._sampler_changed)
         setup.chains_changed.connect(self._chains_changed)
-        setup.model_changed.connect(self._model_changed)
+        setup.renewed.connect(self._begin_anew)
         runs.opened.connect(self._run_opened)
+        runs.carried.connect(self.setup.restore)
+        runs.copied.connect(self._command_copied)
         runs.compared_changed.connect(self._show_curves)
         runs.offered.connect(self._offer_interrupted)
         runs.said.connect(self._problem)
@@ -164,6 +167,7 @@ class MainWindow(QMainWindow):
         acts.fork.triggered.connect(self.fork)
         acts.resume.triggered.connect(runs.resume)
         acts.verify.triggered.connect(runs.verify)
+        acts.copy_command.triggered.connect(runs.copy_command)
         acts.details.triggered.connect(models.show_details)
         acts.samples.triggered.connect(pictures.use_samples)
         acts.photos.triggered.connect(pictures.use_photos)
@@ -225,8 +229,8 @@ class MainWindow(QMainWindow):
     # ---- models ------------------------------------------------------------------------------------------------------
 
     @Slot()
-    def _model_changed(self) -> None:
-        """Begin anew with it. If nothing can be sampled from it, the run in progress is not touched."""
+    def _begin_anew(self) -> None:
+        """With another model, for example. If nothing can be sampled from it, the run in progress is not touched."""
         self.evolution.clear_notice()
         self._preview()
         self._show_gait()
@@ -493,6 +497,7 @@ class MainWindow(QMainWindow):
         self.acts.back.setEnabled(self.player.previous is not None)
         recorded, idle = bool(folder_of(self.player.session)), self.player.gait == "ended"
         self.acts.fork.setEnabled(recorded and not hindrance)
+        self.acts.copy_command.setEnabled(self.player.session is not None)
         self.acts.resume.setEnabled(recorded and idle)
         self.acts.verify.setEnabled(self.player.session is not None and len(self.player.session) > 1 and idle)
         self._show_progress()
@@ -550,6 +555,10 @@ class MainWindow(QMainWindow):
     def _copy_image(self) -> None:
         if (picture := self._thumbnail(self._step)) is not None:
             QApplication.clipboard().setImage(to_image(picture))
+
+    @Slot()
+    def _command_copied(self) -> None:
+        self._say("The command is in the clipboard")
 
     @Slot()
     def _ask_export(self) -> None:

@@ -1,4 +1,4 @@
-"""Packages that only tests look into: installed without what they depend on, in a folder that Python does not search."""
+"""Packages that only tests look into: installed without what they depend on, where Python does not search."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class PreActBottleneck(nn.Module):
 
     def __init__(self, inputs: int, planes: int, stride: int, *, raw: bool) -> None:
         super().__init__()
+        assert not raw, "no repository has it so"
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, planes, kernel_size=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)

@@ -227,13 +227,14 @@ def _colour(chain: int) -> str:
 
 
 def _range(values: Sequence[float] | Floats) -> tuple[float, float]:
-    """Lowest and highest of what is finite, and never the same."""
+    """Lowest and highest of what is finite, and never about the same."""
     finite = np.asarray(values, np.float64)
     finite = finite[np.isfinite(finite)]
     if not finite.size:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    pad = max(0.5, 0.01 * abs(low)) if high - low <= 1e-6 * abs(low) else 0.0
+    return low - pad, high + pad
 
 
 def _axes(pen: Pen, box: _Plot) -> None:

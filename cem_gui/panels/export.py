@@ -148,8 +148,8 @@ class ExportDialog(QDialog):
         self._settled.setSingleShot(True)
         self._settled.setInterval(_SETTLE_MS)
         self._settled.timeout.connect(self._ask_fidelity)
-        for spin in (self.first, self.last, self.every, self.scale, self.fps, self.hold):
-            spin.valueChanged.connect(self._follow)
+        for number in (self.first, self.last, self.every, self.scale, self.fps, self.hold):
+            number.valueChanged.connect(self._follow)
         for combo in (self.layouts, self.gain):
             combo.currentIndexChanged.connect(self._follow)
         for check in (*self.formats.values(), self.captions, self.ease, self.loop):

@@ -24,8 +24,9 @@ from superqt import QElidingLabel
 from cem_core.sessions import Settings, told_size
 from cem_gui.widgets.card import form, row
 
-_GB: Final = 2**30
+_GB: Final = 10**9
 _MB: Final = 2**20
+_FIELD: Final = 130
 
 
 class RecordingDialog(QDialog):
@@ -64,12 +65,14 @@ class RecordingDialog(QDialog):
         self.disk.setDecimals(1)
         self.disk.setSuffix(" GB")
         self.disk.setValue(settings.disk / _GB)
+        self.disk.setFixedWidth(_FIELD)
         self.disk.setAccessibleName("Room that all runs may take")
         self.memory = QSpinBox()
         self.memory.setRange(16, 1_000_000)
         self.memory.setSingleStep(64)
         self.memory.setSuffix(" MB")
         self.memory.setValue(settings.memory // _MB)
+        self.memory.setFixedWidth(_FIELD)
         self.memory.setAccessibleName("Memory for the images of a run")
         share = f"{told_size(taken)} in {runs:,} run{'' if runs == 1 else 's'}"
         self.taken = QLabel(share)
@@ -92,10 +95,10 @@ class RecordingDialog(QDialog):
             form(
                 ("Folder", row(self.where, self.change, show), ""),
                 ("Taken", self.taken, ""),
-                ("May take", row(self.disk, QLabel("of the disk"), stretch=1), ""),
+                ("May take", row(self.disk, QLabel("of the disk"), QLabel(), stretch=2), ""),
                 (
                     "Memory",
-                    row(self.memory, QLabel("for the images of a run"), stretch=1),
+                    row(self.memory, QLabel("for the images of a run"), QLabel(), stretch=2),
                     "Older steps stay on the disk",
                 ),
                 ("Trash", row(self.trash, self.empty), ""),

@@ -254,7 +254,8 @@ class RunsPanel(Card):
     def line(self, entry: Summary) -> str:
         """What is said under the name."""
         fork = f"from step {entry.origin.step:,}" if entry.origin is not None else ""
-        said = (self.state(entry), fork, when(entry.created), entry.model, told_size(entry.size) if entry.size else "")
+        steps = "" if entry.damaged else f"{entry.steps:,} step{'' if entry.steps == 1 else 's'}"
+        said = (self.state(entry), steps, fork, entry.model, told_size(entry.size) if entry.size else "")
         return " · ".join(filter(None, said))
 
     def state(self, entry: Summary) -> str:
@@ -388,13 +389,13 @@ class _Rows(QStyledItemDelegate):
             painter.drawRoundedRect(QRectF(where).adjusted(0.5, 0.5, -0.5, -0.5), 4, 4)
 
     def _paint_first(self, painter: QPainter, text: QRect, entry: Summary) -> None:
-        """Name on the left, steps on the right; a dashed line where its curves are."""
+        """Name on the left, when on the right; a dashed line where its curves are."""
         colours, metrics = theme.now(), painter.fontMetrics()
-        steps = f"{entry.steps:,}"
-        width = metrics.horizontalAdvance(steps)
+        moment = when(entry.created)
+        width = metrics.horizontalAdvance(moment)
         painter.setPen(QColor(colours.muted))
         middle = Qt.AlignmentFlag.AlignVCenter
-        painter.drawText(text, Qt.AlignmentFlag.AlignRight | middle, steps)
+        painter.drawText(text, Qt.AlignmentFlag.AlignRight | middle, moment)
         room = text.width() - width - 8
         if entry.folder == self._panel.compared:
             pen = QPen(QColor(colours.text), 2, Qt.PenStyle.CustomDashLine)

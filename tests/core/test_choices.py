@@ -11,8 +11,7 @@ import tiny
 import torch
 
 from cem_core import bundle, checkpoints
-from cem_core.checkpoints import understanding
-from cem_core.checkpoints import choices, labels, opening
+from cem_core.checkpoints import choices, labels, understanding
 from cem_core.checkpoints.choices import recall, remember
 from cem_core.messages import Checkpoint, Fact, Refused
 

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cem_core import bundle, cli, export, images, runner, session
-from cem_core.messages import Checkpoint, Step
+from cem_core.messages import Checkpoint, RunEnd, Step
 
 SAMPLES = bundle.samples()
 CAT = next(path for path in SAMPLES if path.name == "cat-1.jpg")
@@ -441,11 +441,12 @@ def test_a_run_that_fails_later_is_exported_as_far_as_it_went(
     net: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = runner._broken
-    monkeypatch.setattr(runner, "_broken", lambda step: "It broke." if step.index == 2 else whole(step))
+    broken = RunEnd("", "failed", "It broke.", (0,))
+    monkeypatch.setattr(runner, "_broken", lambda step: broken if step.index == 2 else whole(step))
     result = run("morph", CAT, "--target", "dog", "--checkpoint", net, "--steps", 9, "--formats", "png", "--out", out)
     assert refused(result) == "Error: It broke."
     assert len(list(out.rglob("step-*.png"))) == 2
-    assert record(out)["end"] == {"run": record(out)["spec"]["id"], "reason": "failed", "detail": "It broke."}
+    assert record(out)["end"] == {"run": "", "reason": "failed", "detail": "It broke.", "diverged": [0]}
 
 
 def test_a_disk_too_full_for_older_steps_is_one_line_and_the_rest_is_exported(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def slowly(values: Numbers, labels: list[int], radius: float) -> Iterator[Event]
     seen = values.logits.argmax(2)
     for chain, label in enumerate(labels):
         energy = values.energy[:, chain].tolist()
-        jumps = [abs(b - a) for a, b in zip(energy, energy[1:], strict=False)]
+        jumps = [abs(b - a) for a, b in pairwise(energy)]
         yield Event("energy minimum", energy.index(min(energy)), chain)
         yield Event("largest jump", jumps.index(max(jumps)) + 1, chain)
         for step in range(len(energy)):

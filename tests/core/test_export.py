@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,20 @@ from PIL import Image
 from scenarios_session import CLASSES, SAMPLER, session
 
 from cem_core.events import events
-from cem_core.export import folder, layout, stills
-from cem_core.export import Export, Progress, RunFile, destination, export, settings
+from cem_core.export import (
+    FORMATS,
+    KINDS,
+    Export,
+    Progress,
+    RunFile,
+    destination,
+    export,
+    layout,
+    missing,
+    settings,
+    stills,
+)
+from cem_core.export import folder as folder_module
 from cem_core.images import to_uint8
 from cem_core.messages import Refused, RunSpec
 from cem_core.session import Session
@@ -178,6 +191,65 @@ def test_the_curves_bring_the_same_numbers_back(tmp_path: Path) -> None:
         assert row["start"] == f"image {chain + 1}.png"
         assert float(row["a"]) == (1 if step.index < 3 else 0.5)
         assert (float(row["b"]), float(row["step_size"]), float(row["noise"])) == (1, 0.25, SAMPLER.noise)
+
+
+def test_the_table_holds_what_happened(tmp_path: Path) -> None:
+    run = session(9, 2)
+    write(run, tmp_path / "out", formats=("csv",))
+    told = {(int(row["step"]), int(row["chain"]) - 1): row["events"] for row in rows(tmp_path / "out")}
+    happened = events(run)
+    assert {place for place, text in told.items() if text} == {(event.step, event.chain) for event in happened}
+    for event in happened:
+        assert event.kind in told[event.step, event.chain].split("; ")
+    assert msgspec.json.decode((tmp_path / "out" / "run.json").read_bytes(), type=RunFile).events == tuple(happened)
+    write(run, tmp_path / "out", formats=("csv",), first=8)
+    told = {(int(row["step"]), int(row["chain"]) - 1): row["events"] for row in rows(tmp_path / "out")}
+    for event in happened:
+        where = "" if event.step == 8 else f" (step {event.step})"
+        assert f"{event.kind}{where}" in told[8, event.chain].split("; ")
+
+
+def test_all_formats_at_once(tmp_path: Path) -> None:
+    formats = tuple(name for name in FORMATS if not missing(name))
+    write(session(), tmp_path / "out", formats=formats, layout="curves", captions=True)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run.json", *(KINDS[name].file for name in formats)}
+    write(session(), tmp_path / "out", formats=("csv",))  # all of them are known to be ours
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run.json", "curves.csv"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_curves_of_numbers_that_are_none_are_drawn(tmp_path: Path, value: float) -> None:
+    run = session(4, 2)
+    run._scalars["energy"][2] = value
+    run._scalars["distance"][:] = value
+    run._scalars["logits"][:, 0] = 0
+    with np.errstate(all="ignore"):
+        write(run, tmp_path / "out", formats=("svg", "plot", "apng"), layout="curves", captions=True)
+    document = (tmp_path / "out" / "curves.svg").read_text()
+    assert not re.search(r"\b(nan|inf)\b", document.split("</metadata>")[1])
+
+
+def test_curves_of_many_steps_and_chains_stay_small(tmp_path: Path) -> None:
+    write(session(5000, 2, size=1), tmp_path / "out", formats=("svg", "plot"))
+    assert (tmp_path / "out" / "curves.svg").stat().st_size < 400_000
+    with Image.open(tmp_path / "out" / "curves.png") as image:
+        assert image.size == (2080, 1440)
+    write(session(2, 300, size=1), tmp_path / "out", formats=("svg", "plot"))
+
+
+def test_of_a_thinned_session_the_pictures_that_are_left_are_written(tmp_path: Path) -> None:
+    run = session(9, 1)
+    run._dropped = {1, 2, 3, 5, 6, 7}
+    with pytest.raises(Refused, match="were thinned out: choose others, or their numbers and curves alone"):
+        write(run, tmp_path / "out", first=5, last=7)
+    write(run, tmp_path / "out", formats=("png", "apng", "sheet", "csv"))
+    assert len(rows(tmp_path / "out")) == 9
+    assert [p.name for p in sorted((tmp_path / "out" / "frames").rglob("*.png"))] == [
+        f"step-000{i}.png" for i in (0, 4, 8)
+    ]
+    with Image.open(tmp_path / "out" / "morph.png") as image:
+        assert image.n_frames == 3
+    write(run, tmp_path / "out", formats=("csv", "svg", "plot"), first=5, last=7)
 
 
 def test_steps_on_disk_are_exported_like_those_in_memory(tmp_path: Path) -> None:
@@ -426,7 +498,7 @@ def test_a_record_that_is_none_is_not_read(tmp_path: Path, kind: str, monkeypatc
         os.mkfifo(record)
     else:
         record.write_text("[" * 100_000 if kind == "nested" else '{"program": "cem-explorer"}')
-        monkeypatch.setattr(folder, "_LONGEST_RECORD", 2**20 if kind == "nested" else 20)
+        monkeypatch.setattr(folder_module, "_LONGEST_RECORD", 2**20 if kind == "nested" else 20)
     with pytest.raises(Refused, match="was not made by CEM Explorer"):
         destination(tmp_path)
 
@@ -439,6 +511,48 @@ def test_a_folder_that_is_filled_meanwhile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="was not made by CEM Explorer"):
         list(writing)
     assert contents(tmp_path) == {"out": None, "out/mine.txt": b"mine"}
+
+
+def killed(out: Path, mark: str, earlier: Path | None = None) -> None:
+    """What an export leaves when its program is killed; `earlier`: just when it was to take the place of that."""
+    partial = out.with_name(f".{out.name}.partial-{mark}")
+    (partial / "made").mkdir(parents=True)
+    (partial / "made" / "morph.png").write_bytes(b"half of")
+    (partial / "lock").touch()
+    if earlier is not None:
+        earlier.rename(out.with_name(f".{out.name}.earlier-{mark}"))
+
+
+def test_what_a_kill_left_behind_is_put_away(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    killed(out, "abcd1234")
+    write(session(2, 1), tmp_path / "other")
+    assert {p.name for p in tmp_path.iterdir()} == {"other", ".out.partial-abcd1234"}  # not for others to decide
+    write(session(2, 1), out)
+    assert {p.name for p in tmp_path.iterdir()} == {"other", "out"}
+
+
+def test_a_kill_between_two_renames_is_made_good(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(session(2, 1), out)
+    before = contents(tmp_path)
+    killed(out, "abcd1234", earlier=out)
+    assert not out.exists()
+    writing = export(session(), out)
+    next(writing)
+    writing.close()
+    assert contents(tmp_path) == before
+    write(session(), out)
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
+
+
+def test_an_export_in_progress_is_not_put_away(tmp_path: Path) -> None:
+    first = export(session(), tmp_path / "out")
+    next(first)
+    write(session(2, 1), tmp_path / "out")
+    assert len(list(first)) > 5
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out"}
+    assert len(rows(tmp_path / "out")) == 7 * 3
 
 
 def test_a_rename_that_fails_brings_the_earlier_export_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,7 +675,8 @@ def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return opened(Path("/dev/full") if "w" in mode else self, mode, *rest, **named)
 
     monkeypatch.setattr(Path, "open", full)
-    for name in ("png", "apng", "sheet", "csv"):
+    formats = [name for name in FORMATS if not missing(name)]
+    for name in formats:
         with pytest.raises(Refused, match="The disk is full: nothing was exported"):
             write(session(4, 2, size=32), tmp_path / "out", formats=(name,))
         assert contents(tmp_path) == {}
@@ -589,6 +704,10 @@ def test_a_session_whose_own_disk_fails(tmp_path: Path, monkeypatch: pytest.Monk
         ({"every": 0}, "must be 1 or more, not 0"),
         ({"scale": 0}, "between 1 and 64, not 0"),
         ({"scale": 65}, "between 1 and 64"),
+        ({"layout": "mosaic"}, "There is no layout mosaic: choose from image, difference, original, curves"),
+        ({"gain": 3}, "1, 2, 4, 8, 16, 32 times, not 3 times"),
+        ({"hold": -1}, "between 0 and|for 0 to 10 seconds, not -1"),
+        ({"hold": float("nan")}, "for 0 to 10 seconds, not nan"),
         ({"fps": 0}, "between 0.1 and 120"),
         ({"fps": float("nan")}, "between 0.1 and 120, not nan"),
         ({"fps": float("inf")}, "between 0.1 and 120"),

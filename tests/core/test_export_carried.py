@@ -37,7 +37,9 @@ def known() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("carried") / "out"
-    for _ in export.export(session(), out, Export(formats=("png", "apng", "webp", "webp-lossy", "sheet", "svg", "plot"))):
+    for _ in export.export(
+        session(), out, Export(formats=("png", "apng", "webp", "webp-lossy", "sheet", "svg", "plot"))
+    ):
         pass
     return out
 

@@ -55,7 +55,7 @@ def asked(line: str, classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_open", opened)
-        patched.setattr(cli, "_run", lambda spec, options, before=None: caught.append((spec, options)))
+        patched.setattr(cli, "_run", lambda spec, options: caught.append((spec, options)))
         program, *arguments = shlex.split(line)
         assert program == "cem-explorer"
         result = CliRunner().invoke(cli.main, arguments)
@@ -129,7 +129,9 @@ def test_targets_one_by_one_come_back(data: st.DataObject) -> None:
     """As for the bundled images, each of which is sent to another class than its own."""
     paths = data.draw(st.lists(st.sampled_from(["/a.png", "/b.png", "/c.png"]), min_size=1, max_size=8))
     labels = data.draw(st.lists(st.integers(0, 9), min_size=len(paths), max_size=len(paths)))
-    chains = tuple(Chain(ImageStart(path), 5 + i, label) for i, (path, label) in enumerate(zip(paths, labels, strict=True)))
+    chains = tuple(
+        Chain(ImageStart(path), 5 + i, label) for i, (path, label) in enumerate(zip(paths, labels, strict=True))
+    )
     spec = RunSpec("an-id", "cifar10-robust-l2", SAMPLERS["TA"], chains)
     with pytest.MonkeyPatch.context() as monkeypatch:
         found, _ = asked(command(run_of(spec)), CLASSES, monkeypatch)

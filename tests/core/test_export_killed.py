@@ -98,7 +98,7 @@ def main(kills: int) -> None:
         for _ in export(session(STEPS[0], CHAINS, size=SIZE), out, Export(formats=FORMATS, scale=4)):
             pass
         assert check(out) == "whole"
-        assert os.listdir(folder) == ["out"], "the next export puts away what was left behind"
+        assert list(Path(folder).iterdir()) == [out], "the next export puts away what was left behind"
     print(f"{kills} kills: {found}")
 
 

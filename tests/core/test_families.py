@@ -58,8 +58,8 @@ def half(tensors: Tensors) -> Tensors:
 
 
 WRAPS: dict[str, Callable[[Source, Tensors], Any]] = {
-    "bare": lambda source, tensors: tensors,
-    "module.": lambda source, tensors: prefixed(tensors, "module."),
+    "bare": lambda _, tensors: tensors,
+    "module.": lambda _, tensors: prefixed(tensors, "module."),
     "its own": lambda source, tensors: source.wrap(tensors),
 }
 WRITERS: dict[str, Callable[[Any, bool], bytes]] = {

@@ -59,6 +59,30 @@ def same(session: Session, steps: int) -> None:
             assert getattr(again, name).tobytes() == getattr(step, name).tobytes(), (step.index, name)
 
 
+class Disk:
+    """Says how many more files may be written."""
+
+    def __init__(self) -> None:
+        self.room = 10**6
+
+    def put(self, path: Path, data: bytes) -> None:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= 1
+        real_put(path, data)
+
+
+real_put = frames.put
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    for module in (frames, recording):
+        monkeypatch.setattr(module, "put", disk.put)
+    return disk
+
+
 # What is kept ------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +185,17 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="cannot be written"):
         Recording.create(tmp_path / "file" / "run", start())
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_disk_without_room_for_a_session_is_refused_and_left_as_it_was(tmp_path: Path, disk: Disk, room: int) -> None:
+    disk.room = room
+    with pytest.raises(Refused, match="No space left on device"):
+        Recording.create(tmp_path / "run", start())
+    assert list(tmp_path.iterdir()) == []
+    disk.room = 10**6
+    recorded(tmp_path / "run").close()
+    same(Session.open(tmp_path / "run"), 5)
 
 
 def test_a_name_is_given(folder: Path) -> None:
@@ -324,29 +359,6 @@ kept = source.recorded(Path({str(tmp_path / "run")!r}))
 
 
 # A disk that fails -------------------------------------------------------------------------------------------------
-
-
-class Disk:
-    """Says how many more files may be written."""
-
-    def __init__(self) -> None:
-        self.room = 10**6
-
-    def put(self, path: Path, data: bytes) -> None:
-        if not self.room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.room -= 1
-        real_put(path, data)
-
-
-real_put = frames.put
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk()
-    monkeypatch.setattr(frames, "put", disk.put)
-    return disk
 
 
 def test_a_full_disk_loses_and_doubles_nothing(tmp_path: Path, disk: Disk) -> None:

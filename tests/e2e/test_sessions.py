@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
-from windows import Wait, at_start, begin_from, choose, notice, press, run_to_end, save_image, spec
+from PySide6.QtWidgets import QApplication
+from windows import (
+    Wait,
+    at_start,
+    begin_from,
+    choose,
+    data_of,
+    drop,
+    notice,
+    press,
+    run_to_end,
+    save_image,
+    spec,
+    started_from,
+    type_number,
+)
 
 from cem_core import recording, runner, sessions
+from cem_core.export import Export, export, read
 from cem_core.messages import RunSpec, SessionStart, Step
 from cem_core.session import Session
 from cem_gui.player import folder_of
@@ -19,6 +41,31 @@ from cem_gui.window import MainWindow
 
 _STEPS = 9
 _BROKEN_OFF = 4
+
+
+_PROGRAM = """
+import sys
+from PySide6.QtCore import QTimer
+from cem_gui import window
+from cem_gui.player import folder_of
+
+def watch(self, newest):
+    if newest.index >= 3 and folder_of(self.player.session):
+        print(folder_of(self.player.session), flush=True)
+window.MainWindow._run_grew = watch
+start = window.MainWindow.start
+def begin(self, paths=()):
+    start(self, paths)
+    self.sampler.set_count(1)
+    self.sampler.steps.set(100_000)
+    self.sampler._numbers_changed()
+    self.player.began.connect(lambda: self.player.gait == "paused" and QTimer.singleShot(0, self.run_or_pause))
+window.MainWindow.start = begin
+from cem_gui.app import main
+sys.argv = ["cem-explorer-gui"]
+main()
+"""
+"""Runs until somebody kills it, and says where it records."""
 
 
 def steps_of(wanted: RunSpec) -> list[Step]:
@@ -82,6 +129,35 @@ def test_an_interrupted_run_is_offered_and_goes_on_to_the_same_pixels(
     for step in steps_of(wanted):
         np.testing.assert_array_equal(step.pixels, session[step.index].pixels)
     wait(lambda: window.recorded.entry(folder).end == "done")
+
+
+@pytest.fixture
+def killed(home: Path) -> str:
+    """The folder of a run whose window was killed, with nothing left to it that it could tidy up with."""
+    program = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, text=True)
+    folder = program.stdout.readline().strip()
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    return folder
+
+
+def test_a_window_that_is_killed_loses_at_most_the_step_in_flight(killed: str, window: MainWindow, wait: Wait) -> None:
+    wait(lambda: "was interrupted at step" in notice(window))
+    QTest.mouseClick(window.evolution._notice_offer, Qt.MouseButton.LeftButton)
+    wait(lambda: folder_of(window.player.session) == killed)
+    session = window.player.session
+    reached = len(session)
+    assert reached >= 4
+    assert session.end is None
+    type_number(window.sampler.steps, str(reached + 2))
+    window.evolution.grid.setFocus()
+    press(Qt.Key.Key_Space)
+    wait(lambda: window.player.gait == "ended" and len(window.player.session) == reached + 3)
+    resumed = window.player.session
+    wanted = msgspec.structs.replace(resumed.start.spec.sampler, steps=reached + 2)
+    for step in steps_of(msgspec.structs.replace(resumed.start.spec, sampler=wanted)):
+        np.testing.assert_array_equal(step.pixels, resumed[step.index].pixels)
 
 
 def test_a_fork_starts_from_the_step_in_sight(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
@@ -173,3 +249,89 @@ def test_a_run_is_verified(window: MainWindow, wait: Wait, tmp_path: Path) -> No
     wait(lambda: notice(window))
     assert notice(window) == "All 5 steps are bit-equal."
     assert not window.runs.row.isVisible()
+
+
+def test_a_dropped_folder_of_a_run_is_opened(
+    interrupted: tuple[str, RunSpec], window: MainWindow, wait: Wait, tmp_path: Path
+) -> None:
+    folder, _ = interrupted
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    drop(window, data_of(elsewhere))
+    wait(lambda: folder_of(window.player.session) == str(elsewhere))
+    assert len(window.player.session) == _BROKEN_OFF + 1
+    wait(lambda: window.recorded.entry(str(elsewhere)) is not None)
+    assert window.recorded.current or window.recorded.shown == str(elsewhere)
+
+
+def test_a_run_that_another_program_records_is_read_only(
+    home: Path, window: MainWindow, wait: Wait, tmp_path: Path
+) -> None:
+    messages = runner.play(spec(steps=_STEPS))
+    session = sessions.record(next(messages))
+    for step in itertools.islice(messages, 3):
+        session.append(step)
+    session.recording.flush()
+    folder = str(session.recording.folder)
+    try:
+        window.runs.start()
+        wait(lambda: window.recorded.entry(folder) is not None)
+        assert window.recorded.entry(folder).state == "running elsewhere"
+        window.recorded.choose(folder)
+        assert not window.recorded.delete.isEnabled()
+        window.recorded.open.click()
+        wait(lambda: "Another program records this run" in notice(window))
+        assert len(window.player.session) == 3
+        window.evolution.clear_notice()
+        window.acts.resume.trigger()
+        wait(lambda: "another program records it" in notice(window))
+        assert window.player.gait == "ended"
+        assert len(Session.open(Path(folder))) == 3
+    finally:
+        session.close()
+        messages.close()
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_dropped_picture_brings_its_run_back(window: MainWindow, wait: Wait, tmp_path: Path, here: bool) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), preset="RCS", steps=4)
+    type_number(window.sampler.noise, "0.02")
+    wait(lambda: at_start(window) and window.player.session.start.spec.sampler.noise == 0.02)
+    run_to_end(window, wait)
+    made = window.player.session
+    folder = Path(folder_of(made))
+    list(export(made, tmp_path / "out", Export(formats=("png",))))
+    picture = sorted((tmp_path / "out").rglob("*.png"))
+    carried = next(path for path in picture if (run := read(path)) is not None and run.frame and run.frame.step == 2)
+    if not here:
+        sessions.delete(folder)
+    choose(window.sampler.preset, "PGD")
+    drop(window, data_of(save_image(tmp_path / "b.png", seed=1)))
+    wait(lambda: at_start(window) and started_from(window) == [str(tmp_path / "b.png")])
+    drop(window, data_of(carried))
+    if here:
+        wait(lambda: folder_of(window.player.session) == str(folder) and window.step == 2)
+        np.testing.assert_array_equal(window.player.session[2].pixels, made[2].pixels)
+    else:
+        wait(lambda: at_start(window) and started_from(window) == [str(tmp_path / "a.png")])
+        assert window.player.session.start.labels == made.start.labels
+    assert window.sampler.sampler == made.start.spec.sampler
+    assert window.acts.undo.text() == "&Undo settings of a run"
+
+
+def test_another_programs_picture_is_just_a_picture(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    path, told = tmp_path / "theirs.png", PngInfo()
+    told.add_text("parameters", "a cat, masterpiece, steps: 20")
+    Image.new("RGB", (32, 32), "red").save(path, pnginfo=told)
+    drop(window, data_of(path))
+    wait(lambda: at_start(window) and set(started_from(window)) == {str(path)})
+    assert notice(window) == ""
+
+
+def test_a_run_is_copied_as_a_command(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=2)
+    run_to_end(window, wait)
+    window.acts.copy_command.trigger()
+    line = QApplication.clipboard().text()
+    assert line.startswith("cem-explorer morph ")
+    assert "--target horse" in line
+    assert window.status.text() == "The command is in the clipboard"

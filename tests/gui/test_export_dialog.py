@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QAccessible
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractSpinBox, QComboBox, QDialog, QWidget
+from PySide6.QtWidgets import QAbstractSpinBox, QComboBox, QDialog, QLabel, QWidget
 from scenarios_session import session
 from windows import discard
 
-from cem_core.export import FORMATS, Export, Progress
+from cem_core.export import FORMATS, Export, Progress, video
 from cem_gui.panels.export import ExportDialog, ExportRow, folder_name
 
 
@@ -40,8 +41,7 @@ def click(box: QWidget) -> None:
 
 
 def choose(combo: QComboBox, text: str) -> None:
-    combo.setFocus()
-    QTest.keyClicks(combo, text)
+    combo.setCurrentIndex(combo.findText(text))
 
 
 def test_by_default_everything_is_written(dialog: ExportDialog, tmp_path: Path) -> None:
@@ -139,6 +139,86 @@ def test_every_field_has_a_name(dialog: ExportDialog) -> None:
             assert name, widget
 
 
+# What it shows of the choices ----------------------------------------------------------------------------------------
+
+
+def test_the_size_and_the_length_are_said(dialog: ExportDialog) -> None:
+    assert dialog.size_label.text() == "520 × 520 pixels"  # 3 chains of 32 pixels, enlarged 8 times
+    assert dialog.length_label.text() == "41 frames, 2.1 s"
+    fill(dialog.scale, "2")
+    fill(dialog.every, "10")
+    fill(dialog.hold, "1")
+    choose(dialog.layouts, "Original and image")
+    assert dialog.size_label.text() == "266 × 134 pixels"
+    assert dialog.length_label.text() == "5 frames, 2.2 s"
+
+
+def test_the_preview_follows_the_layout(dialog: ExportDialog) -> None:
+    seen = [dialog.preview.pixmap().toImage()]
+    for title in ("Image and difference", "Original and image", "Image and curves"):
+        choose(dialog.layouts, title)
+        seen.append(dialog.preview.pixmap().toImage())
+    click(dialog.captions)
+    seen.append(dialog.preview.pixmap().toImage())
+    assert all(one != other for one, other in itertools.pairwise(seen))
+    assert all(not image.isNull() and image.width() <= dialog.preview.width() for image in seen)
+
+
+def test_the_gain_is_for_differences(dialog: ExportDialog) -> None:
+    assert not dialog.gain.isEnabled()
+    choose(dialog.layouts, "Image and difference")
+    assert dialog.gain.isEnabled()
+
+
+def test_frames_that_are_too_large_are_said(dialog: ExportDialog) -> None:
+    huge = ExportDialog(session(2, 2, size=512), dialog.folder)
+    fill(huge.scale, "64")
+    assert "pixels is too large: choose a smaller scale" in huge.problem.text()
+    assert not huge.accept_button.isEnabled()
+    discard(huge)
+
+
+def test_what_lossy_formats_keep_is_asked_for_once_nothing_changes(qtbot, dialog: ExportDialog) -> None:
+    asked: list[Export] = []
+    dialog.measure_wanted.connect(asked.append)
+    with qtbot.waitSignal(dialog.measure_wanted):
+        click(dialog.formats["gif"])
+        click(dialog.formats["webp-lossy"])
+        fill(dialog.scale, "3")
+        assert dialog.remarks["gif"].text() == "measuring …"
+    [choices] = asked
+    assert choices == Export(formats=("webp-lossy", "gif"), first=0, last=40, scale=3)
+    dialog.show_fidelity(choices, "gif", "keeps 12 %")
+    assert dialog.remarks["gif"].text() == "keeps 12 %"
+    fill(dialog.fps, "7")  # makes no difference
+    assert dialog.remarks["gif"].text() == "keeps 12 %"
+    click(dialog.captions)
+    dialog.show_fidelity(choices, "gif", "keeps 12 %")
+    assert dialog.remarks["gif"].text() == "measuring …"  # that was of other frames
+    click(dialog.formats["gif"])
+    assert dialog.remarks["gif"].text() == "changes pixels"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_videos_say_what_they_need(qtbot, tmp_path: Path, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "installed", lambda: installed)
+    dialog = ExportDialog(session(2, 1), tmp_path)
+    qtbot.addWidget(dialog)
+    assert {dialog.formats[name].isEnabled() for name in ("mp4", "ffv1", "vp9")} == {installed}
+    said = [label.text() for label in dialog.findChildren(QLabel)]
+    assert (video.HOW_TO_INSTALL in said) == (not installed)
+
+
+def test_it_fits_a_small_screen(qtbot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "installed", lambda: False)  # one more line
+    dialog = ExportDialog(session(2, 1, size=32), tmp_path)
+    qtbot.addWidget(dialog)
+    choose(dialog.layouts, "Image and difference")
+    hint = dialog.sizeHint()
+    assert hint.width() <= 1000
+    assert hint.height() <= 700
+
+
 # The row in the status bar -------------------------------------------------------------------------------------------
 
 
@@ -151,6 +231,9 @@ def test_the_row_shows_how_far_it_is_and_cancels(qtbot, qapp) -> None:
     row.show_progress(Progress(3, 9, "Step 2"))
     assert (row.bar.value(), row.bar.maximum()) == (3, 9)
     assert row.what.text() == "Exporting · Step 2"
+    row._begun -= 6  # seconds ago
+    row.show_progress(Progress(3, 9, "Step 2"))
+    assert row.what.text() == "Exporting · Step 2 · 12 s left"
     with qtbot.waitSignal(row.cancelled):
         QTest.mouseClick(row.cancel, Qt.MouseButton.LeftButton)
 

@@ -13,7 +13,7 @@ from PySide6.QtCore import QObject, Slot
 from scenarios_session import session as scenario
 from windows import Wait, save_image
 
-from cem_core import bundle, checkpoints
+from cem_core import bundle, checkpoints, export
 from cem_core.export import Export, Progress
 from cem_core.messages import Refused
 from cem_core.session import Session
@@ -36,6 +36,7 @@ class Boss(QObject):
         files.sifted.connect(self.hear_sifted)
         files.exporting.connect(self.hear_progress)
         files.exported.connect(self.hear_exported)
+        files.measured.connect(self.hear_measured)
 
     def open(self, reference: str, choices: dict[str, str] | None = None) -> Opening:
         opening = Opening(reference, "cpu", "float32", choices)
@@ -74,6 +75,10 @@ class Boss(QObject):
     @Slot(str, str)
     def hear_exported(self, folder: str, problem: str) -> None:
         self.said.append(("exported", (folder, problem)))
+
+    @Slot(object, str, str)
+    def hear_measured(self, choices: Export, name: str, sentence: str) -> None:
+        self.said.append(("measured", (choices, name, sentence)))
 
     def heard(self, kind: str) -> list:
         return [what for which, what in self.said if which == kind]
@@ -421,3 +426,49 @@ def test_a_disk_that_fills_up_is_a_sentence(
     assert folder == ""
     assert problem.startswith("The disk is full")
     assert left(tmp_path) == []
+
+
+# What formats keep ---------------------------------------------------------------------------------------------------
+
+
+def test_what_formats_keep_is_measured_and_nothing_is_left(
+    boss: Boss, wait: Wait, tmp_path: Path, session: Session
+) -> None:
+    choices = Export(formats=("apng", "webp-lossy"), scale=1)
+    boss.files.measure(session, choices)
+    wait(lambda: len(boss.heard("measured")) == 2)
+    [(first, apng, all_of_it), (_, webp, less)] = boss.heard("measured")
+    assert first is choices
+    assert (apng, all_of_it) == ("apng", "keeps 100 % of the perturbation (cosine 1.00)")
+    assert webp == "webp-lossy"
+    assert less != all_of_it
+    assert left(tmp_path) == []
+
+
+def test_only_the_newest_measurement_is_told(boss: Boss, wait: Wait, session: Session) -> None:
+    older, newer = Export(formats=("apng", "webp"), scale=1), Export(formats=("webp",), scale=2)
+    boss.files.ask(lambda: None)
+    boss.files.measure(session, older)
+    boss.files.measure(session, newer)
+    wait(lambda: [choices for choices, _, _ in boss.heard("measured")][-1:] == [newer])
+    boss.files.measure(session, older)
+    boss.files.stop_measuring()
+    boss.files.sift(["/none.png"], 32)
+    wait(lambda: boss.heard("sifted"))
+    assert boss.heard("measured")[-1][0] is newer
+
+
+def test_what_cannot_be_measured_is_said(
+    boss: Boss, wait: Wait, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss.files.measure(session, Export(formats=("gif",), last=99))
+    wait(lambda: boss.heard("measured"))
+    assert boss.heard("measured")[0][2].startswith("Steps 0 to 99 cannot be exported")
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("no number")
+
+    monkeypatch.setattr(export, "measure", fails)
+    boss.files.measure(session, Export(formats=("gif",)))
+    wait(lambda: len(boss.heard("measured")) == 2)
+    assert boss.heard("measured")[1][2] == "could not be measured (no number)"
