@@ -171,13 +171,13 @@ def test_a_session_that_is_none(home: Path, tmp_path: Path) -> None:
 def before(net: Path, tmp_path: Path) -> Path:
     """A run of two images towards two classes, exported."""
     ran(
-        *("morph", CAT, HORSE, "--target", "dog", "--target", "ship", "--checkpoint", net, "--sampler", "RCS"),
+        *("morph", CAT, HORSE, "--target", "dog", "--target", "horse", "--checkpoint", net, "--sampler", "RCS"),
         *("--steps", 4, "--seed", 3, "--formats", "png,webp", "--out", tmp_path / "before"),
     )
     return tmp_path / "before"
 
 
-@pytest.mark.parametrize("carrier", ["run.json", "morph.webp", "frames/chain-03-ship/step-0002.png"])
+@pytest.mark.parametrize("carrier", ["run.json", "morph.webp", "frames/chain-03-horse/step-0002.png"])
 def test_a_run_is_run_again_from_what_carries_it(before: Path, tmp_path: Path, carrier: str) -> None:
     ran("morph", "--run", before / carrier, "--formats", "png", "--out", tmp_path / "again")
     assert_equal(before, tmp_path / "again")
@@ -226,7 +226,7 @@ def test_another_checkpoint_of_the_same_name_is_said(before: Path, tmp_path: Pat
     known["checkpoint"]["sha256"] = "00" * 32
     (tmp_path / "run.json").write_text(json.dumps(known))
     result = ran("morph", "--run", tmp_path / "run.json", "--formats", "png", "--out", tmp_path / "again")
-    assert result.stderr == "Note: tiny is another file than that of the run.\n"
+    assert result.stderr == "Note: tiny.safetensors is another file than that of the run.\n"
 
 
 @pytest.mark.parametrize(
