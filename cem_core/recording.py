@@ -12,6 +12,7 @@ is taken: whatever happens, at most the step being written is missing.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -179,12 +180,12 @@ class Recording:
         return self._writer is not None
 
     def rename(self, name: str) -> None:
-        """Give it a name. Raises OSError."""
-        self._write_header(msgspec.structs.replace(self.header, name=" ".join(name.split())[:200]))
+        """Give it a name, whoever records it. Raises OSError."""
+        self._change(name=" ".join(name.split())[:200])
 
     def resumed(self, step: int, differs: tuple[str, ...]) -> None:
         """Put down that it goes on from a step where not all is as before. Raises OSError."""
-        self._write_header(msgspec.structs.replace(self.header, resumed=(*self.header.resumed, Resumed(step, differs))))
+        self._change(resumed=(*self.header.resumed, Resumed(step, differs)))
 
     def close(self) -> None:
         """Write what waits, and let others write. Raises OSError if it could not be written."""
@@ -197,8 +198,17 @@ class Recording:
             self._writer = None
             self._let_go()
 
+    def _change(self, **changes: Any) -> None:
+        with suppress(Refused):  # then it is put right
+            self.header = read_header(self.folder)  # which may have been renamed meanwhile
+        self._write_header(msgspec.structs.replace(self.header, **changes))
+
     def _write_header(self, header: Header) -> None:
-        put(self.folder / HEADER, msgspec.json.format(msgspec.json.encode(header)))
+        try:
+            told = msgspec.json.encode(header)
+        except UnicodeEncodeError:  # the name of a file that is no text
+            told = json.dumps(msgspec.to_builtins(header), ensure_ascii=False).encode("utf-8", "replace")
+        put(self.folder / HEADER, msgspec.json.format(told))
         self.header = header
 
     # ---- steps -------------------------------------------------------------------------------------------------------
@@ -245,7 +255,7 @@ class Recording:
     def thin(self, every: int, drop: list[int]) -> None:
         """Forget the pixels of the steps in `drop`, all but each so-many-th, and say so. Raises OSError."""
         assert self._writer is not None
-        self._write_header(msgspec.structs.replace(self.header, thinned=every))
+        self._change(thinned=every)
         self._thread.submit(self._writer.thin, drop).result()
 
 
@@ -264,7 +274,7 @@ class _Writer:
     def write(self, step: Step) -> None:
         size = self._frames.write(step.index, step.pixels)
         scalars = (getattr(step, name).tolist() for name in (*SCALARS, "log_p"))
-        logits = (row.astype("<f4").tobytes() for row in step.logits)
+        logits = (row.tobytes() for row in step.logits.astype("<f4"))
         rows = [(step.index, chain, *values) for chain, values in enumerate(zip(*scalars, logits, strict=True))]
         with _told(), self._table:
             if not self._begun:  # it goes on after an end, or after steps that were lost

@@ -57,6 +57,8 @@ class Player(QObject):
         self._opened: Session | None = None
         """The run that was opened last, rather than begun."""
         self._forgotten: Session | None = None
+        self._stuck = False
+        """Its newest step could not be written: it is more than a run that waits to begin."""
         self._clock = QTimer(self)
         self._clock.setInterval(TICK_MS)
         self._clock.timeout.connect(self._tick)
@@ -64,7 +66,8 @@ class Player(QObject):
     @property
     def waits(self) -> bool:
         """The newest run stands at its start, or is on its way there: nothing has been sampled that could be lost."""
-        return self.gait == "paused" and not (self._newest_in_sight and self.session and len(self.session) > 1)
+        begun = self._newest_in_sight and self.session is not None and len(self.session) > 1
+        return self.gait == "paused" and not begun and not self._stuck
 
     @property
     def live(self) -> bool:
@@ -97,14 +100,15 @@ class Player(QObject):
             return "Beginning …"
         done = len(self.session) - 1
         rate = f" · {self.rate:.1f} steps/s" if done and self.rate else ""
+        kept = "every step recorded" if folder_of(self.session) or done == 0 else "not recorded"
         if self.gait == "running":
             left = f" · {max(0, length - done) / self.rate:.0f} s left" if rate else ""
-            return f"Running · step {done:,} of {length:,}{rate}{left} · every step recorded"
+            return f"Running · step {done:,} of {length:,}{rate}{left} · {kept}"
         if self.gait == "paused":
             return f"Paused at step {done:,} · Space goes on" if done else "Ready · Space runs"
         how = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
         ended = how[self.session.end.reason] if self.session.end else "Ended"
-        return f"{ended} after {done:,} step{'' if done == 1 else 's'}{rate} · every step recorded"
+        return f"{ended} after {done:,} step{'' if done == 1 else 's'}{rate} · {kept}"
 
     def start(self) -> None:
         self._thread.start()
@@ -119,7 +123,7 @@ class Player(QObject):
     def begin(self, spec: RunSpec, gait: Literal["running", "paused"]) -> None:
         """End the run in progress and play another; paused, it waits at its start."""
         self.stop()
-        self._begun, self._resumed = None, None
+        self._begun, self._resumed, self._stuck = None, None, False
         self._run_id = spec.id
         self._controls = Controls(spec.sampler, gait)
         self._run_wanted.emit(spec, self._controls)
@@ -208,6 +212,7 @@ class Player(QObject):
             self.previous = session
 
     def _set_gait(self, gait: Gait) -> None:
+        self._stuck &= gait == "paused"
         self.gait = gait
         self.gait_changed.emit()
 
@@ -228,6 +233,7 @@ class Player(QObject):
             self._recorded = news.step.index + 1
             self.grew.emit(news.step)
         if news.stuck and self.gait != "ended":
+            self._stuck = True
             self._set_gait("paused")
             self.stuck.emit(news.stuck)
         if news.checked is not None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 from PySide6.QtCore import QObject, QPoint, QSettings, Qt, QUrl, Signal, Slot
-from PySide6.QtGui import QDesktopServices, QUndoCommand, QUndoStack
+from PySide6.QtGui import QAction, QDesktopServices, QUndoCommand, QUndoStack
 from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QMenu, QWidget
 
 from cem_core import sessions
@@ -34,11 +34,15 @@ class Runs(QObject):
     """A recorded Session is in sight, and the step to show of it; -1: the last."""
     carried = Signal(object)
     """RunFile of a dropped picture whose run is not recorded here."""
+    resume_wanted = Signal()
+    """The run in sight should go on."""
     compared_changed = Signal()
     offered = Signal(str)
     """A sentence on a run that was interrupted; `open_offered` opens it."""
     said = Signal(str)
     """A sentence that should be read."""
+    busy_changed = Signal()
+    """A verification began or is over."""
     copied = Signal()
     """A command is in the clipboard."""
     gone = Signal()
@@ -56,6 +60,9 @@ class Runs(QObject):
         self.badge.hide()
         self.row = ProgressRow("Progress of the verification", "Cancel")
         self._player, self._stack, self._settings, self._parent = player, stack, settings, parent
+        self.of_shown: list[QAction] = []
+        """What else can be done with the run in sight."""
+        self._dialog: RecordingDialog | None = None
         self._offered = ""
         self._ticks = 0
         self._jump = -1
@@ -174,7 +181,7 @@ class Runs(QObject):
         if self.panel.entry(folder) is None:
             self.shelf.look(folder)
         if purpose == "resume":
-            self.resume()
+            self.resume_wanted.emit()
         elif purpose == "verify":
             self.verify()
 
@@ -205,24 +212,19 @@ class Runs(QObject):
         return run is not None and run.running and folder != self.panel.live
 
     @Slot()
-    def resume(self) -> None:
-        """Go on with the recorded run in sight, to the pixels that it would have had without the interruption."""
-        session = self._player.session
-        if session is not None and session.recording is not None:
-            self._player.resume(session.recording.folder, row_of(session))
-
-    @Slot()
     def verify(self) -> None:
         """Run the run in sight again, and say whether it comes out the same."""
         session = self._player.session
         if session is not None and len(session):
             self.row.show_progress("Verifying", 0, len(session))
             self._player.verify(session)
+            self.busy_changed.emit()
 
     @Slot(object)
     def _checked(self, told: Checked) -> None:
         if told.over:
             self.row.hide()
+            self.busy_changed.emit()
             if told.problem or told.verdict is not None:
                 self.said.emit(told.problem or (told.verdict.sentence if told.verdict is not None else ""))
         else:
@@ -238,6 +240,11 @@ class Runs(QObject):
             self.compared = None
             self._mark()
             self.compared_changed.emit()
+
+    @property
+    def compared_name(self) -> str:
+        run = self.panel.entry(folder_of(self.compared))
+        return title(run) if run is not None else Path(folder_of(self.compared)).name
 
     @Slot(str)
     def delete(self, folder: str) -> None:
@@ -274,13 +281,16 @@ class Runs(QObject):
                 resumable(run) and folder != panel.live,
             ),
             ("Re&name", lambda: panel.edit(folder), not run.damaged),
-            ("&Verify…", lambda: self.shelf.open(folder, "verify", self.memory), idle and not run.damaged),
+            ("&Verify", lambda: self.shelf.open(folder, "verify", self.memory), idle and not run.damaged),
             ("Show the &folder", lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(folder)), True),
             ("&Delete", lambda: self.delete(folder), not run.running and folder != panel.live),
         ):
             choice = menu.addAction(text)
             choice.triggered.connect(act)
             choice.setEnabled(can)
+        if shown:
+            menu.addSeparator()
+            menu.addActions(self.of_shown)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         return menu
 
@@ -296,9 +306,12 @@ class Runs(QObject):
         return self._memory
 
     def _keep(self) -> None:
-        told = sessions.settings()
-        self._memory = told.memory or BUDGET
-        self._player.keep(str(self._settings.value("record", "true")) == "true", self._memory)
+        self._memory = sessions.settings().memory or BUDGET
+        self._player.keep(self._records, self._memory)
+
+    @property
+    def _records(self) -> bool:
+        return str(self._settings.value("record", "true")) == "true"
 
     @Slot()
     def ask_keeping(self) -> None:
@@ -307,12 +320,27 @@ class Runs(QObject):
 
     @Slot(list, list)
     def _ask_keeping(self, runs: list[Summary], trash: list[str]) -> None:
-        told = sessions.settings()
-        record = str(self._settings.value("record", "true")) == "true"
-        dialog = RecordingDialog(told, sessions.root(), record, sum(run.size for run in runs), len(runs), len(trash),
-                                 self._parent)  # fmt: skip
+        if self._dialog is not None:
+            return
+        self._dialog = dialog = RecordingDialog(
+            sessions.settings(),
+            sessions.root(),
+            self._records,
+            sum(run.size for run in runs),
+            len(runs),
+            len(trash),
+            self._parent,
+        )
         dialog.emptied.connect(self.shelf.empty_trash)
-        if dialog.exec():
+        dialog.finished.connect(self._keeping_asked)
+        dialog.open()
+
+    @Slot(int)
+    def _keeping_asked(self, answer: int) -> None:
+        dialog, self._dialog = self._dialog, None
+        if dialog is None:
+            return
+        if answer:
             self._settings.setValue("record", "true" if dialog.records else "false")
             try:
                 sessions.save_settings(dialog.settings)

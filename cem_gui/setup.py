@@ -158,6 +158,11 @@ class Setup(QObject):
             self._fork,
         )
 
+    @property
+    def waits(self) -> bool:
+        """More is to be set, once its model is open."""
+        return self._awaited is not None
+
     def spec(self) -> RunSpec:
         """A new run with what is set. Raises Refused if that makes none."""
         model = self._models.current

@@ -145,7 +145,8 @@ def _sheet(t: Theme) -> str:
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
     QTreeView {{ outline: 0; }} QTreeView::item {{ padding: 4px 6px; border: 0; }}
     QTreeView::item:selected {{ background: {t.accent}; color: {t.on_accent}; }}
-    QTreeView#runs::item {{ padding: 0; }} QTreeView#runs::branch {{ background: transparent; }}
+    QTreeView#runs::item {{ padding: 0; }} QTreeView#runs::item:selected {{ background: transparent; }}
+    QTreeView#runs {{ selection-background-color: transparent; }}
     QTreeView#runs::branch:has-children:open {{ image: url({_image("down", t.muted)}); }}
     QTreeView#runs::branch:has-children:closed {{ image: url({_image("right", t.muted)}); }}
     QTabBar {{ qproperty-drawBase: 0; }}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
+from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, QTimer, QUrl, Slot
 from PySide6.QtGui import (
     QAction,
     QCloseEvent,
@@ -20,7 +20,6 @@ from PySide6.QtWidgets import (
     QApplication,
     QLabel,
     QMainWindow,
-    QMenu,
     QMessageBox,
     QVBoxLayout,
     QWidget,
@@ -33,7 +32,7 @@ from cem_gui import actions, intake, theme
 from cem_gui.docks import Docks
 from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
-from cem_gui.markers import Markers
+from cem_gui.image_menu import ImageMenu
 from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
@@ -45,11 +44,10 @@ from cem_gui.pictures import Pictures
 from cem_gui.player import Player, folder_of
 from cem_gui.runs import Runs, row_of
 from cem_gui.setup import CHAINS, Setup
-from cem_gui.widgets.image_grid import Bytes, to_image
+from cem_gui.sight import Sight
+from cem_gui.widgets.image_grid import to_image
 from cem_gui.widgets.space import keep_space
 
-_CURVE_TICKS: Final = 4
-"""Curves are drawn anew at each so manieth tick; the images at each."""
 _SETTLE_MS: Final = 120
 _FRAME: Final = 40
 """Height that a window manager may add, which Qt learns too late."""
@@ -63,12 +61,8 @@ class MainWindow(QMainWindow):
         self.setAcceptDrops(True)
         self.settings = settings
         self._log_folder = log_folder
-        self._step = 0
-        """The cursor that all views share."""
-        self._follows = True
-        """The cursor stays at the newest step."""
-        self._ticks = 0
-        self._markers = Markers()
+        self._adopted: Session | None = None
+        """The run of which the panels show the settings."""
 
         self.model = ModelPanel()
         self.sampler = SamplerPanel()
@@ -88,6 +82,7 @@ class MainWindow(QMainWindow):
         self.pictures = Pictures(self.filing.files, self.models, settings, bundle.first_samples(CHAINS), self)
         self.setup = Setup(self.sampler, self.models, self.pictures, self._stack, self)
         self.runs = Runs(self.filing.files, self.recorded, self.player, self._stack, settings, self)
+        self.sight = Sight(self.player, self.runs, self.sampler, self.evolution, self.timeline, self.curves, self)
         actions.fill(self, self.acts, self.models.recent_menu, self.evolution.views, self.docks.toggles)
         self.exporter = Exporter(self.filing.files, settings, self)
         self._lay_out_status()
@@ -122,7 +117,7 @@ class MainWindow(QMainWindow):
 
     def _connect(self) -> None:
         acts, player, models, pictures = self.acts, self.player, self.models, self.pictures
-        setup, runs = self.setup, self.runs
+        setup, runs, sight = self.setup, self.runs, self.sight
         player.began.connect(self._run_began)
         player.grew.connect(self._run_grew)
         player.ended.connect(self._run_ended)
@@ -145,19 +140,19 @@ class MainWindow(QMainWindow):
         setup.renewed.connect(self._begin_anew)
         runs.opened.connect(self._run_opened)
         runs.carried.connect(self.setup.restore)
+        runs.resume_wanted.connect(self.resume)
         runs.copied.connect(self._command_copied)
-        runs.compared_changed.connect(self._show_curves)
+        runs.busy_changed.connect(self._show_gait)
+        sight.said.connect(self._problem)
         runs.offered.connect(self._offer_interrupted)
         runs.said.connect(self._problem)
         runs.gone.connect(self._preview)
         self.sampler.problem.connect(self._problem)
-        self.evolution.selected.connect(self._chain_selected)
         self.evolution.menu_wanted.connect(self._show_menu)
         self.evolution.details_wanted.connect(acts.details.trigger)
         self.evolution.interrupted_wanted.connect(runs.open_offered)
+        runs.of_shown = [acts.fork, acts.copy_command]
         self.recorded.menu_wanted.connect(runs.show_menu)
-        self.timeline.stepped.connect(self.go_to)
-        self.curves.stepped.connect(self.go_to)
 
         acts.open_images.triggered.connect(pictures.ask)
         acts.open_model.triggered.connect(models.ask_file)
@@ -165,7 +160,7 @@ class MainWindow(QMainWindow):
         acts.open_run.triggered.connect(runs.ask_folder)
         acts.recording.triggered.connect(runs.ask_keeping)
         acts.fork.triggered.connect(self.fork)
-        acts.resume.triggered.connect(runs.resume)
+        acts.resume.triggered.connect(self.resume)
         acts.verify.triggered.connect(runs.verify)
         acts.copy_command.triggered.connect(runs.copy_command)
         acts.details.triggered.connect(models.show_details)
@@ -178,12 +173,12 @@ class MainWindow(QMainWindow):
         acts.one_step.triggered.connect(self.one_step)
         acts.stop.triggered.connect(self.stop)
         acts.back.triggered.connect(player.back)
-        acts.previous.triggered.connect(self._previous_step)
-        acts.next.triggered.connect(self._next_step)
-        acts.first.triggered.connect(self._first_step)
-        acts.last.triggered.connect(self._last_step)
-        acts.previous_event.triggered.connect(self._previous_event)
-        acts.next_event.triggered.connect(self._next_event)
+        acts.previous.triggered.connect(sight.previous)
+        acts.next.triggered.connect(sight.next)
+        acts.first.triggered.connect(sight.first)
+        acts.last.triggered.connect(sight.last)
+        acts.previous_event.triggered.connect(sight.previous_event)
+        acts.next_event.triggered.connect(sight.next_event)
         acts.loop.triggered.connect(self.timeline.loop.toggle)
         acts.large.triggered.connect(self.evolution.toggle_large)
         acts.reset.triggered.connect(self.docks.reset)
@@ -266,11 +261,11 @@ class MainWindow(QMainWindow):
     @Slot()
     def run_or_pause(self) -> None:
         """Space: begin, pause or go on."""
-        self._follows = True
+        self.sight.follow()
         if self.player.gait == "running":
             self.player.go("paused")
         elif self.player.resumable and not self._settling.isActive():
-            self.runs.resume()
+            self.resume()
         elif self.player.gait == "ended" or self._settling.isActive():
             self._begin("running")
         else:
@@ -278,7 +273,7 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def one_step(self) -> None:
-        self._follows = True
+        self.sight.follow()
         if self.player.gait == "ended" or self._settling.isActive():
             self._begin("paused")
         self.player.one_step()
@@ -318,13 +313,24 @@ class MainWindow(QMainWindow):
     def fork(self) -> None:
         """Wait at the start of a new run that begins with the step in sight."""
         if (folder := folder_of(self.player.session)) and self.player.session is not None:
-            self.setup.fork(folder, self._step, self.player.session.start)
+            self.setup.fork(folder, self.step, self.player.session.start)
             self._preview()
+
+    @Slot()
+    def resume(self) -> None:
+        """Go on with the recorded run in sight: to the pixels that it would have had, but for what was set since."""
+        session = self.player.session
+        if session is not None and session.recording is not None:
+            if session is not self._adopted:
+                self.setup.adopt(session.start, row_of(session))
+            row = row_of(session) if self.setup.waits else self.sampler.sampler
+            self.player.resume(session.recording.folder, row)
 
     @Slot(object, int)
     def _run_opened(self, session: Session, step: int) -> None:
         """The panels say what it was made of."""
         self._settling.stop()
+        self._adopted = session
         self.setup.adopt(session.start, row_of(session))
         if step >= 0:
             self.go_to(step)
@@ -353,23 +359,14 @@ class MainWindow(QMainWindow):
     def _run_began(self) -> None:
         session = self.player.session
         assert session is not None
-        self._ticks, self._follows = 0, True
-        self.evolution.show_start(session.start, session[0])
-        self.timeline.start(self._length())
-        self.go_to(len(session) - 1)
-        self._show_curves()
+        self._adopted = session if self.player.live else None
+        self.sight.begin()
         self._show_gait()
 
     @Slot(object)
     def _run_grew(self, newest: Step) -> None:
-        assert self.player.session is not None
-        self._ticks += 1
-        if self._follows:  # the cursor in the curves comes along when they are drawn anew
-            self._step = newest.index
-            self.evolution.show_step(newest)
-        self.timeline.show_recorded(len(self.player.session), self._step)
-        if self._ticks % _CURVE_TICKS == 0 or self.player.gait != "running":
-            self._show_curves()
+        if self.sight.grow(newest):
+            self._enable()
             self._show_progress()
 
     @Slot(object)
@@ -378,96 +375,19 @@ class MainWindow(QMainWindow):
             self._problem(end.detail)
             if self.player.session is None:
                 self.evolution.show_empty("Nothing could be shown: see the message above.")
-        self._show_curves()
+        self.sight.show_curves()
+        self._enable()
         self._show_progress()
-
-    def _show_step(self, step: Step) -> None:
-        self._step = step.index
-        self.evolution.show_step(step)
-        self.curves.set_cursor(step.index)
-
-    def _show_curves(self) -> None:
-        session = self.player.session
-        if session is not None:
-            length = max(self._length(), len(session) - 1)
-            chain, beside = self.evolution.chosen, self.runs.compared
-            other = (beside.start, beside.numbers) if beside is not None and len(beside) else None
-            self.curves.show_numbers(session.start, session.numbers, chain, length, session.norm, other)
-            marks = self._markers.of(session, chain)
-            self.curves.show_marks(marks)
-            self.timeline.show_marks(marks)
-            self.curves.set_cursor(self._step)
-            self.timeline.show_thumbs(self._thumbnail)
-
-    def _length(self) -> int:
-        """Steps that the run in sight is meant to take, or took."""
-        session = self.player.session
-        return self.sampler.sampler.steps if self.player.live or session is None else max(1, len(session) - 1)
-
-    def _thumbnail(self, step: int) -> Bytes | None:
-        assert self.player.session is not None
-        try:
-            return self.evolution.thumbnail(self.player.session[step], self.evolution.chosen)
-        except OSError:  # go_to says so, where somebody asks for this step
-            return None
 
     @property
     def step(self) -> int:
         """The step that is shown."""
-        return self._step
+        return self.sight.step
 
     @Slot(int)
     def go_to(self, step: int) -> None:
-        """Show a recorded step everywhere. At the newest one, a run in progress is followed again."""
-        session = self.player.session
-        if session is None:
-            return
-        last = len(session) - 1
-        step = min(max(step, 0), last)
-        self._follows = step == last
-        try:
-            self._show_step(session[step])
-        except OSError as error:
-            self._problem(f"Step {step} could not be read back from the disk: {error.strerror or error}.")
-        else:
-            self.timeline.show_recorded(last + 1, step)
-
-    @Slot()
-    def _previous_step(self) -> None:
-        self.go_to(self._step - 1)
-
-    @Slot()
-    def _next_step(self) -> None:
-        self.go_to(self._step + 1)
-
-    @Slot()
-    def _next_event(self) -> None:
-        self._go_to_event(1)
-
-    @Slot()
-    def _previous_event(self) -> None:
-        self._go_to_event(-1)
-
-    def _go_to_event(self, way: int) -> None:
-        session = self.player.session
-        if session is not None:
-            step = self._markers.following(session, self.evolution.chosen, self._step, way)
-            if step is not None:
-                self.go_to(step)
-
-    @Slot()
-    def _first_step(self) -> None:
-        self.go_to(0)
-
-    @Slot()
-    def _last_step(self) -> None:
-        if self.player.session is not None:
-            self.go_to(len(self.player.session) - 1)
-
-    @Slot(int)
-    def _chain_selected(self, chain: int) -> None:
-        self._show_curves()
-        self.timeline.show_thumbs(self._thumbnail, anew=True)
+        """Show a recorded step everywhere."""
+        self.sight.go_to(step)
 
     # ---- what is said ------------------------------------------------------------------------------------------------
 
@@ -493,14 +413,18 @@ class MainWindow(QMainWindow):
         self.sampler.setToolTip(hindrance)
         self.acts.details.setEnabled(self.models.current is not None)
         self.acts.export.setEnabled(self.player.session is not None and not self.exporter.busy)
-        self.hints.setVisible(not self.exporter.busy)
+        self.hints.setVisible(not self.exporter.busy and self.runs.row.isHidden())
         self.acts.back.setEnabled(self.player.previous is not None)
+        self._enable()
+        self._show_progress()
+
+    def _enable(self) -> None:
+        """What can be done with the run in sight; it is recorded from its first step on."""
         recorded, idle = bool(folder_of(self.player.session)), self.player.gait == "ended"
-        self.acts.fork.setEnabled(recorded and not hindrance)
+        self.acts.fork.setEnabled(recorded and not self.models.hindrance)
         self.acts.copy_command.setEnabled(self.player.session is not None)
         self.acts.resume.setEnabled(recorded and idle)
         self.acts.verify.setEnabled(self.player.session is not None and len(self.player.session) > 1 and idle)
-        self._show_progress()
 
     def _show_progress(self) -> None:
         if self.models.hindrance and self.player.gait == "ended":
@@ -508,7 +432,7 @@ class MainWindow(QMainWindow):
         elif self.models.current is None and not self.models.is_opening:
             self._say("No model is open")
         else:
-            self._say(self.player.describe(self._length()))
+            self._say(self.player.describe(self.sight.length()))
 
     def _say(self, text: str) -> None:
         self.status.setText(text)
@@ -524,36 +448,20 @@ class MainWindow(QMainWindow):
 
     @Slot(int, QPoint)
     def _show_menu(self, chain: int, where: QPoint) -> None:
-        menu = QMenu(self)
-        if chain >= 0 and self.player.session is not None and self._is_of_open_model(self.player.session):
-            menu.addAction(self.acts.large)
-            targets = menu.addMenu("Target of this chain")
-            for index, name in enumerate(self.player.session.start.checkpoint.classes):
-                choice = targets.addAction(name)
-                choice.setCheckable(True)
-                choice.setChecked(self.player.session.start.labels[chain] == index)
-                choice.setData((chain, index))
-            targets.triggered.connect(self._target_chosen)
-            copy = menu.addAction("Copy the image")
-            copy.triggered.connect(self._copy_image)
-            menu.addAction(self.acts.fork)
-            menu.addSeparator()
-        menu.addActions([self.acts.open_images, self.acts.paste, self.acts.samples, self.acts.photos])
-        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        session = self.player.session
+        start = session.start if session is not None and self._is_of_open_model(session) else None
+        menu = ImageMenu(self.acts, chain, start, self)
+        menu.target_chosen.connect(self.setup.set_target)
+        menu.copy_wanted.connect(self._copy_image)
         menu.popup(where)
 
     def _is_of_open_model(self, session: Session) -> bool:
         ours, theirs = self.models.checkpoint, session.start.checkpoint
         return ours is not None and (ours.sha256, ours.classes) == (theirs.sha256, theirs.classes)
 
-    @Slot(QAction)
-    def _target_chosen(self, choice: QAction) -> None:
-        chain, label = choice.data()
-        self.setup.set_target(chain, label)
-
     @Slot()
     def _copy_image(self) -> None:
-        if (picture := self._thumbnail(self._step)) is not None:
+        if (picture := self.sight.thumbnail(self.step)) is not None:
             QApplication.clipboard().setImage(to_image(picture))
 
     @Slot()

@@ -76,7 +76,7 @@ class Mailbox:
 
     def began(self, session: Session) -> None:
         with self._lock:
-            self._news = News(session, None, None)
+            self._news = News(session, None, None, checked=self._news.checked)
 
     def moved(self, step: Step) -> None:
         with self._lock:

@@ -18,8 +18,8 @@ import re
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from safetensors.torch import save
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import little
 import tiny
 
 from cem_core import checkpoints
@@ -37,6 +38,7 @@ from cem_core.messages import Refused
 
 SEED = 20_240_229
 LIMIT_S = 10
+PROGRAMS = ("TorchScript", "torch.export")
 
 
 class Net(torch.nn.Module):
@@ -60,15 +62,6 @@ def saved(found: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def scripted() -> bytes:
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3600, 2))
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # such files will be met for years
-        torch.jit.save(torch.jit.trace(net.eval(), torch.zeros(1, 3, 32, 32)), file)
-    return file.getvalue()
-
-
 @cache
 def originals() -> dict[str, bytes]:
     """Files of every kind that opens."""
@@ -86,86 +79,120 @@ def originals() -> dict[str, bytes]:
         "module, legacy": saved({"net": Net()}, **old),
         "replay": saved(jem),
         "safetensors": save(weights, tiny.about()),
-        "TorchScript": scripted(),
+        "TorchScript": little.scripted(),
+        "torch.export": little.exported(),
     }
+
+
+class Copy(bytearray):
+    """Of a file, or of a part of one."""
+
+    names: Sequence[int] = ()
+    """Where structure was in it before it was changed."""
+
+
+@cache
+def names_in(data: bytes) -> Sequence[int]:
+    return [match.start() for match in re.finditer(rb"PK|c(?:torch|__tor)|X.\0\0\0|data\.pkl|data_offsets|\"as_", data)]
+
+
+@cache
+def members(name: str) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(originals()[name])) as archive:
+        return {member: archive.read(member) for member in archive.namelist()}
 
 
 def mutated(number: int) -> tuple[str, bytes]:
     """A name that tells how a copy came about, and the copy."""
     chance = random.Random(f"{SEED} {number}")
     name, whole = chance.choice(list(originals().items()))
-    data = bytearray(whole)
     done = [name]
+    inside = ""
+    if name in PROGRAMS and chance.randrange(4):  # in what a change from outside would only leave unreadable
+        inside = chance.choice([member for member in members(name) if member.endswith((".pkl", ".py", ".json"))])
+        whole = members(name)[inside]
+        done.append(inside)
+    data = Copy(whole)
+    data.names = names_in(whole)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
         change = chance.choice(CHANGES)
         change(chance, data)
         done.append(change.__name__)
+    if inside:
+        return " ".join(done), zipped(members(name) | {inside: bytes(data)})
     return " ".join(done), bytes(data)
 
 
-def place(chance: random.Random, data: bytearray) -> int:
+def zipped(found: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, data in found.items():
+            archive.writestr(member, data)
+    return file.getvalue()
+
+
+def place(chance: random.Random, data: Copy) -> int:
     """Mostly where structure is: at the beginning, at the end, in a pickle, near a name."""
     if not data:
         return 0
-    names = [match.start() for match in re.finditer(rb"PK|ctorch|X.\0\0\0|data\.pkl|data_offsets", bytes(data))]
     kind = chance.randrange(5)
     if kind == 0:
         return chance.randrange(min(len(data), 600))
     if kind == 1:
         return len(data) - 1 - chance.randrange(min(len(data), 600))
-    if kind < 4 and names:
-        return min(len(data) - 1, chance.choice(names) + chance.randrange(40))
+    if kind < 4 and data.names:
+        return min(len(data) - 1, chance.choice(data.names) + chance.randrange(40))
     return chance.randrange(len(data))
 
 
-def flip(chance: random.Random, data: bytearray) -> None:
+def flip(chance: random.Random, data: Copy) -> None:
     if data:
         data[place(chance, data)] ^= 1 << chance.randrange(8)
 
 
-def overwrite(chance: random.Random, data: bytearray) -> None:
+def overwrite(chance: random.Random, data: Copy) -> None:
     at = place(chance, data)
     data[at : at + 8] = chance.choice((bytes(8), b"\xff" * 8, b"\xff\xff\xff\x7f", chance.randbytes(8)))
 
 
-def opcode(chance: random.Random, data: bytearray) -> None:
+def opcode(chance: random.Random, data: Copy) -> None:
     """One of pickle's for another byte."""
     if data:
         data[place(chance, data)] = chance.choice(OPCODES)[0]
 
 
-def insert(chance: random.Random, data: bytearray) -> None:
+def insert(chance: random.Random, data: Copy) -> None:
     at = place(chance, data)
     data[at:at] = chance.randbytes(chance.randrange(1, 20))
 
 
-def delete(chance: random.Random, data: bytearray) -> None:
+def delete(chance: random.Random, data: Copy) -> None:
     at = place(chance, data)
     del data[at : at + chance.randrange(1, 40)]
 
 
-def swap(chance: random.Random, data: bytearray) -> None:
+def swap(chance: random.Random, data: Copy) -> None:
     one, other, length = place(chance, data), place(chance, data), chance.randrange(1, 200)
     data[one : one + length], data[other : other + length] = data[other : other + length], data[one : one + length]
 
 
-def truncate(chance: random.Random, data: bytearray) -> None:
+def truncate(chance: random.Random, data: Copy) -> None:
     del data[place(chance, data) :]
 
 
-def splice(chance: random.Random, data: bytearray) -> None:
+def splice(chance: random.Random, data: Copy) -> None:
     """The beginning of one file, and the end of another."""
     other = chance.choice(list(originals().values()))
     at = place(chance, data)
     data[at:] = other[min(at + chance.randrange(-8, 9), len(other)) :]
 
 
-def repeat(chance: random.Random, data: bytearray) -> None:
+def repeat(chance: random.Random, data: Copy) -> None:
     at = place(chance, data)
     data[at:at] = data[at : at + chance.randrange(1, 60)] * chance.randrange(1, 50)
 
 
-CHANGES: tuple[Callable[[random.Random, bytearray], None], ...] = (
+CHANGES: tuple[Callable[[random.Random, Copy], None], ...] = (
     flip, overwrite, opcode, insert, delete, swap, truncate, splice, repeat
 )  # fmt: skip
 OPCODES = [code for name in pickle.__all__ if isinstance(code := getattr(pickle, name), bytes)]

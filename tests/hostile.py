@@ -13,15 +13,17 @@ import marshal
 import pickle
 import re
 import struct
+import subprocess
 import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import little
 import tiny
 import torch
 from safetensors.torch import save
@@ -428,6 +430,168 @@ def files() -> Iterator[tuple[str, bytes]]:
             yield f"{form} cut at {cut}", whole[:cut]
 
 
+# Programs ---------------------------------------------------------------------------------------------------------
+
+
+def changed(data: bytes, changes: Mapping[str, bytes | Callable[[bytes], bytes]], deflated: str = "\0") -> bytes:
+    """A zip with these members changed or added, their names without the root; and some compressed."""
+    members = _members(data)
+    root = next(iter(members)).split("/")[0]
+    for member, change in changes.items():
+        key = f"{root}/{member}"
+        members[key] = change(members[key]) if callable(change) else change
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content, zipfile.ZIP_DEFLATED if member.endswith(deflated) else zipfile.ZIP_STORED)
+    return file.getvalue()
+
+
+def _code(body: str) -> bytes:
+    return (
+        "class Little(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+        f"  def forward(self: __torch__.x,\n    x: Tensor) -> Tensor:\n    {body}\n    return torch.flatten(x, 1)\n"
+    ).encode()
+
+
+_TWICE = "y = [1]\n    z = [1]\n    for i in range(60):\n      y = [y, y]\n      z = [z, z]\n    "
+"""Two lists that print to 2^60 numbers."""
+
+CODE: dict[str, bytes] = {
+    "brackets 300,000 deep": _code("y = " + "(" * 300_000 + "x" + ")" * 300_000),
+    "brackets that are not closed": _code("y = " + "(" * 300_000),
+    "a minus 1,000,000 times": _code("y = " + "-" * 1_000_000 + "x"),
+    "a minus 5,900 times": _code("y = " + "-" * 5_900 + "x"),
+    "a minus in each line": _code("y = (" + "-\n" * 5_900 + "x)"),
+    "not 100,000 times": _code("y = " + "not " * 100_000 + "x"),
+    "functions 5,900 deep": _code("y = " + "lambda:" * 5_900 + "x"),
+    "a sum of 100,000": _code("y = " + "1+" * 100_000 + "1"),
+    "a power of 100,000": _code("y = " + "1**" * 100_000 + "1"),
+    "an attribute of 100,000": _code("y = x" + ".a" * 100_000),
+    "calls of 100,000": _code("y = x" + "()" * 100_000),
+    "a subscript of 100,000": _code("y = x" + "[0]" * 100_000),
+    "a choice of 100,000": _code("y = " + "1 if 1 else " * 100_000 + "1"),
+    "a chain of 20,000 elifs": _code("if x:\n      y=1\n" + "    elif x:\n      y=1\n" * 20_000),
+    "blocks 1,000 deep": _code("\n    ".join(" " * n + "if x:" for n in range(1_000))),
+    "as many statements as may be": b"x\\n" * 74_000,
+    "as many numbers as may be": _code("y = [" + "1," * 148_000 + "]"),
+    "eight megabytes of statements": b"x\n" * (4 * 2**20 - 1),
+    "eight megabytes of numbers": _code("y = [" + "1," * (4 * 2**20 - 200) + "]"),
+    "eight megabytes of comparisons": _code("y = " + "1<" * (4 * 2**20 - 200) + "1"),
+    "eight megabytes of quotes": b'"' * (8 * 2**20),
+    "eight megabytes of escapes": b'"' + b'\\"' * (4 * 2**20 - 1),
+    "a gigabyte of code": bytes(2**28),
+    "a number of many digits": _code("y = " + "9" * 1_000_000),
+    "a zero byte": _code("y = \0"),
+    "another encoding": b"# coding: utf-7\n" + _code("+AHg-"),
+    "no text": b"\xff\xfe" * 100,
+    "loops in loops": _code(
+        "for a in range(99999):\n      for b in range(99999):\n        for c in range(99999):\n          pass"
+    ),
+    "long loops of long lists": _code(
+        "y = torch.mul([1], 10000)\n    for i in range(100000):\n      z = torch.list(y)\n      w = torch.eq(y, z)"
+    ),
+    "long lists for operations": _code(
+        "y = torch.mul([x], 10000)\n    for i in range(100000):\n      z = torch.cat(y)"
+    ),
+    "constants in a loop": _code("for i in range(100000):\n      y = [" + "1, " * 10_000 + "]"),
+    "lists that are compared for ages": _code(_TWICE + "w = torch.eq(y, z)"),
+    "lists that are looked for for ages": _code(_TWICE + "w = torch.__contains__([y], z)"),
+    "the greatest of lists": _code(_TWICE + "w = ops.prim.max(y, z)"),
+    "lists that are printed for ages": _code(_TWICE + "w = torch.relu(y)"),
+    "lists that are given to torch": _code(_TWICE + "w = torch.cat(y)"),
+    "lists in an error": _code(_TWICE + "ops.prim.RaiseException(y)"),
+    "lists as a key": _code(_TWICE + "w = {y: 1}"),
+    "lists as a name": _code(_TWICE + "w = getattr(self, y)"),
+    "a list within itself": _code("y = [1]\n    w = torch.append(y, y)\n    w = torch.relu(y)"),
+    "a module for torch": _code("w = torch.relu(self)"),
+    "operations without end": _code("for i in range(100000):\n      y = torch.relu(x)"),
+    "wrong for every size": _code("for i in range(10000):\n      y = torch.relu(x)\n    ops.prim.RaiseException('no')"),
+}
+"""What stands in a TorchScript file for its code."""
+
+
+def _module(state: bytes) -> bytes:
+    """A pickle of the module, with this for its state."""
+    return b"\x80\x02" + name("__torch__", "Little") + b")\x81" + state + b"b."
+
+
+def _node(tree: Any) -> Any:
+    return tree["graph_module"]["graph"]["nodes"][0]
+
+
+def _deep(text: bytes) -> bytes:
+    return text.replace(b'"nodes": [', b'"nodes": [' + b"[" * 500_000 + b"]" * 500_000 + b",", 1)
+
+
+def _edit(change: Callable[[Any], None]) -> Callable[[bytes], bytes]:
+    def edited(data: bytes) -> bytes:
+        tree = json.loads(data)
+        change(tree)
+        return json.dumps(tree).encode()
+
+    return edited
+
+
+def _for_ages(tree: Any) -> None:
+    tree["graph_module"]["graph"]["nodes"] = [_node(tree)] * 20_000
+
+
+_PICKLES = ("data", "constants", "traced_inputs")
+_ANYWHERE = [title for title in TRAPS if re.search("memo|nested|collide|one byte|laughs|within itself|as large", title)]
+
+
+def programs() -> Iterator[tuple[str, bytes]]:
+    """TorchScript files and exports that are to be refused."""
+    script, export = little.scripted(), little.exported()
+    code = next(
+        member.split("/", 1)[1]
+        for member in _members(script)
+        if member.endswith("Little.py") or re.search(r"code/.+\.py$", member)
+    )
+    for title, text_ in CODE.items():
+        yield f"{title} (code)", changed(script, {code: text_}, deflated=".py")
+    for title, body in TRAPS.items():
+        found = (b"\x80\x02" + body + b".").replace(_VIEW, b"")
+        for member in _PICKLES if title in _ANYWHERE else _PICKLES[:1]:
+            yield f"{title} ({member})", changed(script, {f"{member}.pkl": found})
+        yield f"{title} (weights)", changed(export, {"data/weights/model.pt": in_zip(found)})
+    yield (
+        "many parts (weights)",
+        changed(
+            export,
+            {"data/weights/model.pt": zipped({"archive/data.pkl": _EMPTY} | {f"a/{n}": b"" for n in range(99_999)})},
+        ),
+    )
+    yield (
+        "a bomb (weights)",
+        changed(export, {"data/weights/model.pt": zipped({"archive/data.pkl": bytes(2**28)}, zipfile.ZIP_DEFLATED)}),
+    )
+    graph, config = "models/model.json", "data/weights/model_weights_config.json"
+    for member in (graph, config):
+        for title, json_ in {
+            "lists 1,000,000 deep": b"[" * 1_000_000,
+            "objects 1,000,000 deep": b'{"a":' * 1_000_000,
+            "lists 500,000 deep": b"[" * 500_000 + b"]" * 500_000,
+            "as many objects as may be": b"[" + b"{}," * 440_000 + b"{}]",
+            "as many lists as may be": b"[" + b"[]," * 830_000 + b"[]]",
+            "31 megabytes of lists": b"[" + b"[]," * (10 * 2**20) + b"[]]",
+            "31 megabytes of objects": b"[" + b"{}," * (10 * 2**20) + b"{}]",
+            "31 megabytes of numbers": b"[" + b"1," * (15 * 2**20) + b"1]",
+            "40 megabytes of spaces": b" " * (40 * 2**20) + b"{}",
+            "a number of many digits": b"9" * 1_000_000,
+            "no object": b"null",
+            "nothing": b"",
+        }.items():
+            yield f"{title} ({member})", changed(export, {member: json_})
+    yield "lists 500,000 deep (nodes)", changed(export, {graph: _deep})
+    yield "operations without end (nodes)", changed(export, {graph: _edit(_for_ages)})
+    for form, whole in (("script", script), ("export", export)):
+        edges = [match.start() for match in re.finditer(b"PK", whole)]
+        for cut in {*range(1, 30), *edges[1 :: len(edges) // 20 + 1], len(whole) - 22, len(whole) - 1}:
+            yield f"{form} cut at {cut}", whole[:cut]
+
+
 # A process to open them in ----------------------------------------------------------------------------------------
 
 
@@ -464,6 +628,24 @@ def opened(path: Path) -> dict[str, Any]:
         "imported": sorted(set(sys.modules) - modules),
         "changed": torch._utils._rebuild_tensor_v2.__defaults__ != defaults,
     }
+
+
+def opened_alone(paths: Iterable[Path], folder: Path, limit_s: float) -> dict[str, dict[str, Any]]:
+    """What became of each file in a process of its own, whose crash or hang is told with the file at work."""
+    good = tiny.saved(folder / "good")
+    names = [good, *paths]
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder)
+    try:
+        out, _ = process.communicate("\n".join(map(str, names)).encode(), timeout=limit_s)
+        ended = f"ended with {process.returncode}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
+        ended = "hung"
+    found = [json.loads(line) for line in out.splitlines()]
+    assert len(found) == len(names), f"{ended} at {names[len(found)].name}"
+    assert found[0]["said"] == ["", ""]
+    return {outcome["name"]: outcome for outcome in found[1:]}
 
 
 def main() -> None:

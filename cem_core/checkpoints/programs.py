@@ -1,8 +1,9 @@
 """TorchScript files and torch.export programs, read without the loaders of these formats.
 
 `torch.jit.load` runs methods of the file while it reads, and `torch.export.load` evaluates expressions and pickles in
-it. Here the code of the one is parsed, the graph of the other is read as JSON, tensors are taken from their bytes, and
-`cem_core.models.program` walks what came out. Nothing is extracted, imported or evaluated.
+it. Here the code of the one is parsed, the graph of the other is read as JSON, pickles go through the reader of
+stand-ins, tensors are taken from their bytes, and `cem_core.models` walks what came out. Nothing is extracted, imported
+or evaluated.
 """
 
 from __future__ import annotations
@@ -10,27 +11,35 @@ from __future__ import annotations
 import ast
 import io
 import json
-import pickle
 import re
-import sys
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import torch
 from torch import Tensor
 
+from cem_core.checkpoints import stand_ins, torch_files
+from cem_core.checkpoints.stand_ins import DAMAGED, Reader, Storage, Unreadable
+from cem_core.checkpoints.watching import Cancelled, Watch, Watched
 from cem_core.messages import Refused
-from cem_core.models.program import Graph, Instance, Misfit, Node, Place, Program, Ref, Script, Weight
+from cem_core.models.exported import Graph, Node, Place, Ref
+from cem_core.models.program import Misfit, Program, Weight
+from cem_core.models.torchscript import Instance, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_CODE: Final = 8 * 2**20
 _MOST_PICKLE: Final = 16 * 2**20
-_MOST_JSON: Final = 128 * 2**20
+_MOST_JSON: Final = 32 * 2**20
+_MOST_PARTS: Final = 40_000
+"""In an archive inside."""
+_ROOM: Final = 128 * 2**20
+"""Bytes that the syntax tree of all code may take, or the objects of all JSON: five times DenseNet-201's."""
 _DEEPEST: Final = 100
 _OLD_EXPORT: Final = "serialized_exported_program.json"
 
@@ -53,16 +62,16 @@ def may_be_compressed(name: str) -> bool:
     return re.fullmatch(r"[^/]+/code/.+\.(py|debug_pkl)", name) is not None
 
 
-def read_torchscript(path: Path) -> Program:
-    """The program in a TorchScript file. Raises Refused if it cannot be used, or not safely."""
-    with _opened(path) as archive:
+def read_torchscript(path: Path, watch: Watch | None = None) -> Program:
+    """The program in a TorchScript file. Raises Refused if it cannot be used, or not safely; and what `watch` does."""
+    with _opened(path, watch) as archive:
         classes: dict[str, ast.ClassDef] = {}
         functions: dict[str, ast.FunctionDef] = {}
         room = _MOST_CODE
         for name in archive.names("code/", ".py"):
             text = archive.read(f"code/{name}.py", room)
             room -= len(text)
-            for part in _parsed(text.decode()):
+            for part in _parsed(text, archive):
                 qualified = f"{name.replace('/', '.')}.{getattr(part, 'name', '')}"
                 if isinstance(part, ast.ClassDef):
                     classes[qualified] = part
@@ -70,21 +79,21 @@ def read_torchscript(path: Path) -> Program:
                     functions[qualified] = part
                 else:
                     raise Refused("Its code has something else than modules and functions.")
-        reader = _Objects(archive, classes)
-        root = reader.load("data")
-        constants = reader.load("constants")
+        tensors: dict[str, Tensor] = {}
+        root = _Objects(archive, "data", classes, tensors).load()
+        constants = _Objects(archive, "constants", classes, tensors).load()
         if not isinstance(root, Instance) or not isinstance(constants, tuple):
             raise Refused("It holds something else than a module.")
         example: tuple[int | None, ...] = (None, None, None, None)
         if archive.has("traced_inputs.pkl"):
-            example = _traced(_Objects(archive, classes).load("traced_inputs"))
+            example = _traced(_Objects(archive, "traced_inputs", classes, {}).load())
         script = Script(root, classes, functions, constants)
-        return Program(script, reader.tensors, reader.trained(root), example)
+        return archive.program(script, tensors, _trained(root, classes), example)
 
 
-def read_export(path: Path) -> Program:
-    """The program in a file of torch.export.save. Raises Refused if it cannot be used, or not safely."""
-    with _opened(path) as archive:
+def read_export(path: Path, watch: Watch | None = None) -> Program:
+    """The program in a file of torch.export.save. Raises as `read_torchscript`."""
+    with _opened(path, watch) as archive:
         if archive.names("data/aotinductor/", ""):
             raise Refused("It holds compiled machine code, which is never run: save the exported program itself.")
         if archive.has(_OLD_EXPORT):
@@ -103,200 +112,137 @@ def read_export(path: Path) -> Program:
                 else:
                     config = archive.json(f"data/{folder}/{models[0]}_{kind}_config.json")["config"]
                     stored |= _payload(archive, f"data/{folder}", config)
-        return _graph(program, stored)
+        return archive.program(*_graph(program, stored))
 
 
 # Archives
+
+_READ: Final = 0.5
+"""The share of reading in the work; the rest is trying the program."""
 
 
 class _Archive:
     """A zip whose members are read into memory, whole and only up to a limit."""
 
-    def __init__(self, file: zipfile.ZipFile, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, watch: Watch | None) -> None:
         self._file = file
         self._size = size
-        first = file.namelist()[0]
-        self.root = f"{first.split('/')[0]}/" if "/" in first and _OLD_EXPORT not in file.namelist() else ""
+        self._watch = watch
+        self._zip = zipfile.ZipFile(file)
+        self._members = {member.filename: member for member in self._zip.infolist()}
+        first = next(iter(self._members))
+        self.root = f"{first.split('/')[0]}/" if "/" in first and _OLD_EXPORT not in self._members else ""
+        self.storages = torch_files.Storages(size, shapes=False)
+        self._room = _ROOM
 
     def has(self, name: str) -> bool:
-        return self.root + name in self._file.NameToInfo
+        return self.root + name in self._members
 
     def names(self, folder: str, suffix: str) -> list[str]:
         start = self.root + folder
-        found = [name for name in self._file.namelist() if name.startswith(start) and name.endswith(suffix)]
+        found = [name for name in self._members if name.startswith(start) and name.endswith(suffix)]
         return [name[len(start) : len(name) - len(suffix)] for name in found]
 
     def read(self, name: str, limit: int | None = None) -> bytes:
-        info = self._file.getinfo(self.root + name)
-        if info.compress_type != zipfile.ZIP_STORED and not may_be_compressed(info.filename):
-            raise Refused("It is a zip archive that torch did not write.")
+        member = self._members[self.root + name]
         limit = self._size if limit is None else limit
-        with self._file.open(info) as member:
-            data = member.read(min(limit, info.file_size) + 1)
+        if member.compress_type == zipfile.ZIP_STORED:
+            count = torch_files.go_to(member, self._file, self._size)
+            data = self._file.read(min(count, limit + 1))
+        elif may_be_compressed(member.filename):
+            with self._zip.open(member) as part:
+                data = part.read(min(limit, member.file_size) + 1)
+        else:
+            raise Refused("It is a zip archive that torch did not write.")
         if len(data) > limit:
             raise Refused(f"Its part {name[:60]} is too large.")
-        if len(data) != info.file_size:
-            raise Refused("It is damaged: copy or download it again.")
+        if len(data) != member.file_size:
+            raise Unreadable(DAMAGED)
         return data
 
+    def storage(self, name: str, dtype: torch.dtype, count: int | None = None) -> Storage:
+        """The numbers in a member, each member once."""
+        member = self._members[self.root + name]
+        known = name in self.storages.found
+        storage = self.storages.add(name, dtype, member.file_size // dtype.itemsize if count is None else count)
+        if not known:
+            if torch_files.go_to(member, self._file, self._size) != storage.data.nbytes():
+                raise Unreadable(DAMAGED)
+            torch_files.fill(storage.data, self._file)
+        return storage
+
     def json(self, name: str) -> Any:
-        return json.loads(self.read(name, _MOST_JSON))
+        data = self.read(name, _MOST_JSON)
+        self.pay(230 * data.count(b"{") + 90 * data.count(b"[") + 70 * (data.count(b",") + data.count(b":")))
+        return json.loads(data)
+
+    def pay(self, count: int) -> None:
+        """For what comes of text: bytes of memory, about."""
+        self._room -= count
+        if self._room < 0:
+            raise Refused("Its program is longer than any model's: save its state dict instead.")
+
+    def program(
+        self,
+        body: Script | Graph,
+        tensors: dict[str, Tensor],
+        trained: Collection[str],
+        example: tuple[int | None, ...],
+    ) -> Program:
+        distinct = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors.values()}
+        if sum(distinct.values()) > 2 * self._size:
+            raise Refused("It has tensors that share their numbers: save its state dict instead.")
+        watch = self._watch
+        return Program(body, tensors, trained, example, watch and (lambda share: watch(_READ + (1 - _READ) * share)))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Archive]:
+def _opened(path: Path, watch: Watch | None) -> Iterator[_Archive]:
     """Whatever a file makes fail becomes one sentence that begins with its name."""
     try:
-        with zipfile.ZipFile(path) as file:
-            yield _Archive(file, path.stat().st_size)
+        with Watched(path, watch and (lambda share: watch(_READ * share))) as raw:
+            yield _Archive(io.BufferedReader(raw), raw.size, watch)
     except Refused as error:
         text = str(error)
         raise Refused(f"{path.name} cannot be used: {text[0].lower()}{text[1:]}") from error
     except Misfit as error:
         raise Refused(f"{path.name} cannot be used: its program fails ({error}).") from error
-    except OSError:
+    except Unreadable as error:
+        raise Refused(f"{path.name} {error}") from error
+    except MemoryError as error:
+        raise Refused(f"{path.name} needs more memory than there is.") from error
+    except (Cancelled, OSError):
         raise
     except Exception as error:  # a damaged or hostile file makes zipfile, json, ast and torch raise nearly anything
         raise Refused(f"{path.name} is damaged or was saved in a way that is not known here: save it again.") from error
 
 
-_DTYPES: Final = {
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "ShortStorage": torch.int16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "HalfStorage": torch.float16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "BoolStorage": torch.bool,
-    "BFloat16Storage": torch.bfloat16,
-}
-
-
-def _tensor(data: bytes, dtype: torch.dtype, sizes: Any, strides: Any, offset: Any) -> Tensor:
-    """A tensor over bytes; one that would be larger than they are is refused."""
-    numbers = [*sizes, *strides, offset]
-    if len(sizes) != len(strides) or any(type(number) is not int or number < 0 for number in numbers):
-        raise Refused("It has a tensor of an impossible shape.")
-    count = 1
-    for size in sizes:
-        count *= size
-    if not count:
-        return torch.empty(tuple(sizes), dtype=dtype)
-    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    held = len(data) // dtype.itemsize
-    if last >= held or count > held:
+def _tensor(storage: Storage, offset: Any, sizes: Any, strides: Any) -> Tensor:
+    tensor = stand_ins.tensor(storage, offset, sizes, strides)
+    if tensor.is_meta:
         raise Refused("It has a tensor that is larger than its data.")
-    return torch.frombuffer(bytearray(data), dtype=dtype, count=held).as_strided(sizes, strides, offset)
+    return tensor
 
 
 # TorchScript
 
 
-def _parsed(text: str) -> list[ast.stmt]:
+def _parsed(text: bytes, archive: _Archive) -> list[ast.stmt]:
     depth = 0
-    for sign in re.findall(r"[()\[\]{}]", text):
-        depth += 1 if sign in "([{" else -1
+    for sign in re.finditer(rb"[()\[\]{}]", text):
+        depth += 1 if sign[0] in b"([{" else -1
         if depth > _DEEPEST:
             raise Refused("Its code is nested too deeply.")
-    return ast.parse(text).body
+    for _ in re.finditer(rb"\w+|\n|[^\w\s.,:()]", text):
+        archive.pay(900)
+    return ast.parse(text.decode()).body
 
 
-class _Objects:
-    """Reads the pickles of a TorchScript file: modules become Instances, their tensors Weights."""
+@dataclass(frozen=True)
+class _Kind:
+    """A class of the file."""
 
-    def __init__(self, archive: _Archive, classes: Mapping[str, ast.ClassDef]) -> None:
-        self._archive = archive
-        self._classes = classes
-        self.tensors: dict[str, Tensor] = {}
-        self._last: tuple[str, bytes] = ("", b"")
-        little = not archive.has("byteorder") or archive.read("byteorder", 16) == b"little"
-        if little != (sys.byteorder == "little"):
-            raise Refused("It was written by a machine of the other byte order: save its state dict there.")
-
-    def load(self, name: str) -> Any:
-        objects, archive, classes = self, self._archive, self._classes
-
-        class Unpickler(pickle._Unpickler):
-            """The one written in Python, whose memory goes with what it has read."""
-
-            def find_class(self, module: str, called: str) -> Any:
-                qualified = f"{module}.{called}"
-                if (kind := classes.get(qualified)) is not None:
-                    bases = [base.id for base in kind.bases if isinstance(base, ast.Name)]
-                    methods = {part.name for part in kind.body if isinstance(part, ast.FunctionDef)}
-                    if bases != ["Module"] or "__setstate__" in methods:
-                        raise Refused("It holds objects that run code when they are read: save its state dict instead.")
-                    return type("Module", (_Module,), {"kind": qualified})
-                if module == "torch" and called in _DTYPES:
-                    return _DTYPES[called]
-                known: dict[str, Callable[..., Any]] = {
-                    "collections.OrderedDict": _Hooks,
-                    "torch._utils._rebuild_tensor_v2": objects.tensor,
-                    "torch.jit._pickle.restore_type_tag": lambda value, _: value,
-                    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "double", "bool", "tensor")},
-                }
-                if qualified in known:
-                    return known[qualified]
-                if "qtensor" in called or "quantized" in qualified:
-                    raise Refused("It is quantised, and cannot be differentiated: save it before it is quantised.")
-                raise Refused(f"It holds an object of the class {qualified[:80]!r}, which is not rebuilt.")
-
-            def persistent_load(self, key: Any) -> Any:
-                what, dtype, storage, *_ = key
-                if what != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(storage, str):
-                    raise Refused("It is damaged: copy or download it again.")
-                folder = "constants" if name == "constants" else "traced_inputs" if name == "traced_inputs" else "data"
-                return f"{folder}/{storage}", dtype
-
-        return _plain(Unpickler(io.BytesIO(archive.read(f"{name}.pkl", _MOST_PICKLE))).load())
-
-    def tensor(self, storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> Any:
-        name, dtype = storage
-        if name.startswith("traced_inputs/"):
-            return _Shape(tuple(sizes))
-        if self._last[0] != name:
-            self._last = (name, self._archive.read(name))
-        tensor = _tensor(self._last[1], dtype, sizes, strides, offset)
-        if not tensor.ndim and not tensor.is_floating_point():
-            return tensor.clone()  # a number, with which sizes are computed
-        key = f"{name}.{len(self.tensors)}"
-        self.tensors[key] = tensor
-        return Weight(key)
-
-    def trained(self, root: Instance) -> set[str]:
-        """The weights that classes list as parameters."""
-        found: set[str] = set()
-        waiting, seen = [root], {id(root)}
-        while waiting:
-            owner = waiting.pop()
-            listed = _listed(self._classes[owner.kind], "__parameters__")
-            for name, value in owner.attributes.items():
-                if isinstance(value, Weight) and name in listed:
-                    found.add(value.name)
-                elif isinstance(value, Instance) and id(value) not in seen:
-                    seen.add(id(value))
-                    waiting.append(value)
-        return found
-
-
-class _Module(Instance):
-    """What the unpickler makes, without calling `__init__`, and fills."""
-
-    def __new__(cls) -> _Module:
-        self = object.__new__(cls)
-        self.attributes = {}
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise Refused("It is damaged: copy or download it again.")
-        self.attributes.update({str(key): _plain(value) for key, value in state.items()})
-
-
-class _Hooks(dict[str, Any]):
-    """An empty dictionary of hooks, which every pickled tensor has."""
+    name: str
 
 
 class _Shape(tuple[int, ...]):
@@ -305,12 +251,112 @@ class _Shape(tuple[int, ...]):
     __slots__ = ()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and not isinstance(value, _Shape):
-        return type(value)(_plain(item) for item in value)
-    if value is None or isinstance(value, (bool, int, float, str, Weight, Tensor, _Shape, dict, Instance)):
-        return value
-    raise Refused("It is damaged: copy or download it again.")
+class _Objects(Reader):
+    """Reads a pickle of a TorchScript file: modules become Instances, their tensors Weights."""
+
+    def __init__(
+        self, archive: _Archive, name: str, classes: Mapping[str, ast.ClassDef], tensors: dict[str, Tensor]
+    ) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{name}.pkl", _MOST_PICKLE)), persistent=self._storage)
+        if archive.has("byteorder") and archive.read("byteorder", 16) != b"little":
+            raise Refused("It was written by a machine of the other byte order: save its state dict there.")
+        self._archive = archive
+        self._folder = name
+        self._classes = classes
+        self._tensors = tensors
+        self._weights: dict[Any, Weight] = {}
+
+    def load(self) -> Any:
+        return self._plain(super().load())
+
+    def _storage(self, key: tuple[Any, ...]) -> Storage:
+        what, dtype, name, _, count = key
+        if what != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(name, str):
+            raise Unreadable(DAMAGED)
+        if self._folder == "traced_inputs":
+            return Storage(torch.empty(count, dtype=dtype, device="meta").untyped_storage(), dtype)
+        return self._archive.storage(f"{self._folder}/{name}", dtype, count)
+
+    def _named(self, module: str, name: str) -> Any:
+        qualified = f"{module}.{name}"
+        if (kind := self._classes.get(qualified)) is not None:
+            bases = [base.id for base in kind.bases if isinstance(base, ast.Name)]
+            methods = {part.name for part in kind.body if isinstance(part, ast.FunctionDef)}
+            if bases != ["Module"] or "__setstate__" in methods:
+                raise Refused("It holds objects that run code when they are read: save its state dict instead.")
+            return _Kind(qualified)
+        if qualified in ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2"):
+            return super()._named(module, name)
+        if qualified in _SAME:
+            return _same
+        if "qtensor" in name or "quantized" in qualified:
+            raise Refused("It is quantised, and cannot be differentiated: save it before it is quantised.")
+        if isinstance(found := super()._named(module, name), torch.dtype):  # of a storage
+            return found
+        raise Refused(f"It holds an object of the class {qualified[:80]!r}, which is not rebuilt.")
+
+    def _called(self, function: Any, args: Any) -> Any:
+        if isinstance(function, _Kind):
+            return Instance(function.name)
+        made = super()._called(function, args)
+        return self._weight(made) if isinstance(made, Tensor) else made
+
+    def _weight(self, tensor: Tensor) -> Any:
+        """What stands for a tensor: the same for the same numbers."""
+        if self._folder == "traced_inputs":
+            return _Shape(tensor.shape)
+        if tensor.is_meta:
+            raise Refused("It has a tensor that is larger than its data.")
+        if not tensor.ndim and not tensor.is_floating_point():
+            return tensor.clone()  # a number, with which sizes are computed
+        data = tensor.untyped_storage()._cdata
+        same = (data, tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        if same not in self._weights:
+            self._weights[same] = Weight(f"{self._folder}.{len(self._weights)}")
+            self._tensors[self._weights[same].name] = tensor
+        return self._weights[same]
+
+    def _fill(self, made: Any, state: Any) -> None:
+        if not isinstance(state, dict) or not isinstance(made, Instance):
+            raise Unreadable(DAMAGED)
+        made.attributes.update({str(key): self._plain(value) for key, value in state.items()})
+
+    def _plain(self, value: Any, depth: int = 0) -> Any:
+        """A copy in which no list stands twice, so that going through it takes no longer than this."""
+        self._pay(100)
+        if type(value) in (list, tuple) and depth < 10:
+            return type(value)(self._plain(item, depth + 1) for item in value)
+        if type(value) is dict and depth < 10:
+            return {key: self._plain(item, depth + 1) for key, item in value.items() if isinstance(key, str)}
+        if value is None or isinstance(value, (bool, int, float, str, Weight, Tensor, _Shape, Instance)):
+            return value
+        raise Unreadable(DAMAGED)
+
+
+def _same(value: Any = None, *_: Any) -> Any:
+    return value
+
+
+_SAME: Final = {
+    "torch.jit._pickle.restore_type_tag",
+    *(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor")),
+}
+
+
+def _trained(root: Instance, classes: Mapping[str, ast.ClassDef]) -> set[str]:
+    """The weights that classes list as parameters."""
+    found: set[str] = set()
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        owner = waiting.pop()
+        listed = _listed(classes[owner.kind], "__parameters__")
+        for name, value in owner.attributes.items():
+            if isinstance(value, Weight) and name in listed:
+                found.add(value.name)
+            elif isinstance(value, Instance) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(value)
+    return found
 
 
 def _listed(kind: ast.ClassDef, name: str) -> set[str]:
@@ -354,13 +400,18 @@ _FORMATS: Final = {
 
 def _payload(archive: _Archive, folder: str, config: Any) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
+    known: dict[Any, Tensor] = {}
     for name, entry in config.items():
         meta = entry["tensor_meta"]
         if entry["use_pickle"] or meta is None:
             raise Refused("It holds pickled Python objects, which are not rebuilt: export plain tensors.")
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
-        data = archive.read(f"{folder}/{entry['path_name']}")
-        tensors[name] = _tensor(data, _SCALARS[meta["dtype"]], sizes, strides, meta["storage_offset"]["as_int"])
+        storage = archive.storage(f"{folder}/{entry['path_name']}", torch.uint8)
+        dtype, offset = _SCALARS[meta["dtype"]], meta["storage_offset"]["as_int"]
+        same = (entry["path_name"], dtype, offset, *sizes, *strides)
+        if same not in known:
+            known[same] = _tensor(Storage(storage.data, dtype), offset, sizes, strides)
+        tensors[name] = known[same]
     return tensors
 
 
@@ -369,22 +420,19 @@ def _pickled(archive: _Archive, name: str) -> dict[str, Tensor]:
     data = archive.read(name)
     if not data:
         return {}
-    with zipfile.ZipFile(io.BytesIO(data)) as inner:
-        members = inner.infolist()
-    if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(data):
+    if data.count(b"PK\1\2") > _MOST_PARTS:
         raise Refused("It is a zip archive that torch did not write.")
-    try:
-        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise Refused("It holds pickled Python objects, which are not rebuilt: export plain tensors.") from error
-    if not isinstance(tensors, dict) or any(
-        type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors.values()
-    ):
+    names: set[str] = set()
+    tensors = torch_files.read_zip(io.BytesIO(data), len(data), names, shapes=False)
+    whole = isinstance(tensors, dict) and all(isinstance(value, Tensor) for value in tensors.values())
+    if names or not whole or any(tensor.is_meta for tensor in tensors.values()):
         raise Refused("It holds pickled Python objects, which are not rebuilt: export plain tensors.")
-    return {str(key): tensor.detach() for key, tensor in tensors.items()}
+    return {str(key): tensor for key, tensor in tensors.items()}
 
 
-def _graph(program: Any, stored: Mapping[str, Tensor]) -> Program:
+def _graph(
+    program: Any, stored: Mapping[str, Tensor]
+) -> tuple[Graph, dict[str, Tensor], list[str], tuple[int | None, ...]]:
     version = program["schema_version"]["major"]
     if version not in (5, 6, 7, 8):
         raise Refused(f"It has version {version!r} of the format, which is not known here: export it with torch 2.10.")
@@ -423,7 +471,7 @@ def _graph(program: Any, stored: Mapping[str, Tensor]) -> Program:
             f"It gives {len(outputs)} outputs, not one tensor of logits: export a module that gives logits alone."
         )
     nodes = tuple(_node(node) for node in graph["nodes"])
-    return Program(Graph(inputs, nodes, _argument(outputs[0][1]["arg"])), tensors, trained, example)
+    return Graph(inputs, nodes, _argument(outputs[0][1]["arg"])), tensors, trained, example
 
 
 def _only(union: Any) -> tuple[str, Any]:

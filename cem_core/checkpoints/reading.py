@@ -7,11 +7,10 @@ one. Shapes are read before data, so that a file which is no model is told from 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import torch
@@ -19,15 +18,14 @@ import torch
 from cem_core.checkpoints import programs, torch_files
 from cem_core.checkpoints.sniffing import Format
 from cem_core.checkpoints.stand_ins import DAMAGED, Unreadable
+from cem_core.checkpoints.watching import Cancelled as Cancelled
+from cem_core.checkpoints.watching import Watch as Watch
+from cem_core.checkpoints.watching import Watched as Watched
 from cem_core.messages import Refused
 
 if TYPE_CHECKING:
     from cem_core.models.program import Program
 
-Watch: TypeAlias = Callable[[float], None]
-"""Told the share of the work that is done; may raise to end it."""
-
-_PIECE: Final = 4 * 2**20
 _LONGEST_HEADER: Final = 8 * 2**20
 _LONGEST_VALUE: Final = 2**20
 _MOST_TENSORS: Final = 20_000
@@ -47,43 +45,6 @@ class Contents:
     program: Program | None = None
 
 
-class Watched(io.RawIOBase):
-    """A file that tells how far it has been read, and lets go of other threads between two pieces."""
-
-    def __init__(self, path: Path, watch: Watch | None) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._watch = watch
-        self.size = path.stat().st_size
-
-    def readinto(self, buffer: Any, /) -> int:
-        whole = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(whole):
-            count = self._file.readinto(whole[done : done + _PIECE])
-            if not count:
-                break
-            done += count
-            if self._watch and len(whole) > 2**16:
-                self._watch(self._file.tell() / max(1, self.size))
-        return done
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def read(path: Path, form: Format, *, shapes: bool = False, watch: Watch | None = None) -> Contents:
     """What is in a file of this format; with `shapes`, tensors without data, on the meta device.
 
@@ -91,9 +52,9 @@ def read(path: Path, form: Format, *, shapes: bool = False, watch: Watch | None 
         Refused: the file is damaged or incomplete, or holds what cannot be read safely.
     """
     if form == "TorchScript":
-        return Contents({}, program=programs.read_torchscript(path))
+        return Contents({}, program=programs.read_torchscript(path, watch))
     if form == "torch.export":
-        return Contents({}, program=programs.read_export(path))
+        return Contents({}, program=programs.read_export(path, watch))
     try:
         if form == "safetensors":
             return _read_safetensors(path, shapes, watch)
@@ -170,7 +131,3 @@ def _read_torch(path: Path, form: Format, shapes: bool, watch: Watch | None) -> 
     with Watched(path, watch) as raw:
         tree = read_objects(io.BufferedReader(raw), raw.size, names, shapes=shapes)
         return Contents(tree, stood_in=tuple(sorted(names)))
-
-
-class Cancelled(Exception):
-    """What a `Watch` raises to end the reading."""

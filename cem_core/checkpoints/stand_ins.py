@@ -421,8 +421,11 @@ class Reader:
 
     def _build(self) -> None:
         state = self._stack.pop()
-        if isinstance(self._stack[-1], StandIn):
-            self._stack[-1].state = state
+        self._fill(self._stack[-1], state)
+
+    def _fill(self, made: Any, state: Any) -> None:
+        if isinstance(made, StandIn):
+            made.state = state
 
     def _persist(self) -> None:
         key = self._stack.pop()

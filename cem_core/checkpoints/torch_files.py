@@ -19,7 +19,7 @@ _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 
 
-class _Storages:
+class Storages:
     """Those that a pickle has named so far; their data come behind it."""
 
     def __init__(self, size: int, *, shapes: bool) -> None:
@@ -46,7 +46,7 @@ def read_zip(file: BinaryIO, size: int, names: set[str], *, shapes: bool) -> Any
         members = {member.filename: member for member in archive.infolist()}
     (first,) = (name for name in members if name.split("/")[-1] == "data.pkl")
     root = first.removesuffix("data.pkl")
-    storages = _Storages(size, shapes=shapes)
+    storages = Storages(size, shapes=shapes)
 
     def persistent(key: tuple[Any, ...]) -> Storage:
         kind, dtype, name, _, count = key
@@ -58,19 +58,19 @@ def read_zip(file: BinaryIO, size: int, names: set[str], *, shapes: bool) -> Any
         return storage
 
     if f"{root}byteorder" in members:
-        count = _go_to(members[f"{root}byteorder"], file, size)
+        count = go_to(members[f"{root}byteorder"], file, size)
         if file.read(min(count, 16)) != b"little":
             raise Unreadable("was written by a machine of the other byte order: save it there as safetensors.")
-    _go_to(members[first], file, size)
+    go_to(members[first], file, size)
     tree = Reader(file, names, persistent).load()
     for name, storage in storages.found.items():
-        _go_to(members[f"{root}data/{name}"], file, size)
+        go_to(members[f"{root}data/{name}"], file, size)
         if not shapes:
             fill(storage.data, file)
     return tree
 
 
-def _go_to(member: zipfile.ZipInfo, file: BinaryIO, size: int) -> int:
+def go_to(member: zipfile.ZipInfo, file: BinaryIO, size: int) -> int:
     """To where the bytes of a member begin. Returns how many they are."""
     file.seek(member.header_offset)
     header = file.read(30)
@@ -88,7 +88,7 @@ def read_stream(file: BinaryIO, size: int, names: set[str], *, shapes: bool) -> 
     if Reader(file).load() != _MAGIC or Reader(file).load() != _PROTOCOL:
         raise Unreadable(DAMAGED)
     Reader(file).load()  # of the machine that wrote it
-    storages = _Storages(size, shapes=shapes)
+    storages = Storages(size, shapes=shapes)
 
     def persistent(key: tuple[Any, ...]) -> Any:
         kind, *about = key

@@ -34,8 +34,8 @@ from cem_core.session import Session
 
 __all__ = [
     "DEFAULT", "FORMATS", "GAINS", "KINDS", "LAYOUTS", "LONGEST_HOLD", "Export", "Fidelity", "Format", "Group", "Kind",
-    "Layout", "LayoutName", "Progress", "RunFile", "destination", "export", "measure", "missing", "read", "session_of",
-    "settings",
+    "Layout", "LayoutName", "Progress", "RunFile", "destination", "export", "measure", "missing", "read",
+    "session_of", "settings",
 ]  # fmt: skip
 
 _OF_NUMBERS: Final[tuple[Format, ...]] = ("csv", "svg", "plot")

@@ -34,7 +34,7 @@ def command(run: RunFile, at: str = "", out: str = "morph") -> str:
     Raises:
         Refused: options cannot say it, and no record is given.
     """
-    words = None if run.changes else _options(run)
+    words = None if _changed(run) else _options(run)
     if words is None:
         if not at:
             raise Refused("No options can say what was done in this run: export it, and use --run with its run.json.")
@@ -60,6 +60,13 @@ def rows(run: RunFile) -> Callable[[], Sampler | None]:
     return live
 
 
+def _changed(run: RunFile) -> bool:
+    """Whether the sampler was changed on the way, its name and length aside, which no pixel depends on."""
+    first = run.spec.sampler
+    rows = (msgspec.structs.replace(change.sampler, name=first.name, steps=first.steps) for change in run.changes)
+    return any(row != first for row in rows)
+
+
 def _options(run: RunFile) -> list[str] | None:
     """None where they cannot say all of it."""
     spec = run.spec
@@ -72,7 +79,8 @@ def _options(run: RunFile) -> list[str] | None:
             return None
         words += ["--assume", f"{fact}={value}"]
     # A run that was stopped, or went on for longer than was planned, has as many steps as it has.
-    steps = max(1, run.steps - 1) if run.end is not None else spec.sampler.steps
+    planned = (run.changes[-1].sampler if run.changes else spec.sampler).steps
+    steps = max(1, run.steps - 1) if run.end is not None else planned
     words += _sampler(spec.sampler, steps)
     if seed := spec.chains[0].seed:
         words += ["--seed", str(seed)]

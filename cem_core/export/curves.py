@@ -148,7 +148,7 @@ class _Pixels:
         self._draw.ellipse((x - r, y - r, x + r, y + r), colour)
 
     def text(self, at: Point, text: str, colour: str, size: float, anchor: str = "l") -> None:
-        font = ImageFont.load_default(size * self._unit)
+        font = ImageFont.load_default(max(4, size * self._unit))  # smaller ones cannot be made, nor read
         self._draw.text((at[0] * self._unit, at[1] * self._unit), plain(text), colour, font, anchor=f"{anchor}m")
 
     def picture(self) -> Bytes:

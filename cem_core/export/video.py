@@ -40,7 +40,7 @@ class _Codec:
 
 _CODECS: Final[dict[Format, _Codec]] = {
     # No B-frames: with frames of unequal length they make players wrong about how long the whole is.
-    "mp4": _Codec("mp4", "libx264", "yuv420p", {"crf": "16", "bf": "0"}, {"movflags": "faststart"}, subsampled=True),
+    "mp4": _Codec("mp4", "libx264", "yuv420p", {"crf": "10", "bf": "0"}, {"movflags": "faststart"}, subsampled=True),
     "ffv1": _Codec("matroska", "ffv1", "bgr0", {"level": "3"}),
     "vp9": _Codec("webm", "libvpx-vp9", "gbrp", {"lossless": "1", "row-mt": "1", "cpu-used": "4"}),
 }

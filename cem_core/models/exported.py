@@ -12,6 +12,7 @@ from typing import Any, Final
 from cem_core.messages import Refused
 from cem_core.models.program import Misfit, Walk, Weight
 
+
 @dataclass(frozen=True)
 class Ref:
     """A value made earlier in a graph."""

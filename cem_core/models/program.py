@@ -72,14 +72,15 @@ _ON_SINGLE_NAMES: Final = (
 )
 _ON_SINGLE: Final = frozenset(_ON_SINGLE_NAMES.split())
 """These make one number out of numbers."""
-_CODES: Final = {
-    torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5,
-    torch.float32: 6, torch.float64: 7, torch.bool: 11, torch.bfloat16: 15,
-}  # fmt: skip
 _FLOATS: Final = (5, 6, 15, torch.float16, torch.float32, torch.bfloat16)
 
-MOST_STEPS: Final = 200_000
-"""Operations, calls and turns of loops in one pass."""
+MOST_STEPS: Final = 400_000
+"""In one pass: calls, turns of loops, parts of expressions and items of lists that are gone through."""
+_ONE_OPERATION, _ONE_TENSOR = 40, 10
+"""Steps that take as long as an operation on no tensor, and as one tensor more."""
+_MOST_TRIED: Final = 2 * MOST_STEPS
+"""Steps of all passes in which the size of the images is looked for."""
+_MOST_TENSORS: Final = 20_000
 MOST_BYTES: Final = 16 * 2**30
 """Made in one pass, for each image."""
 MOST_PRODUCTS: Final = 10**12
@@ -99,8 +100,6 @@ _CONTRACTIONS: Final = (
     "scaled_dot_product_attention",
     "_scaled_dot_product_flash_attention_for_cpu",
 )
-_LONGEST_LIST: Final = 10_000
-_DEEPEST: Final = 60
 _SIZES: Final = (28, 32, 64, 96, 224, 299)
 
 
@@ -198,26 +197,44 @@ def _without_data(value: Any) -> Any:
 
 def _sane(values: Iterable[Any]) -> bool:
     """Whether all scales are: others would be turned into indices of no meaning."""
-    flat = [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
-    return all(1e-3 <= item <= 1e3 for item in flat if isinstance(item, float))
+    return all(1e-3 <= value <= 1e3 for value in values if isinstance(value, float))
+
+
+_PLAIN: Final = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format, torch.layout, type(None))
+
+
+def _given(args: Iterable[Any]) -> list[Any]:
+    """Tensors and plain values, lists unfolded. Raises Misfit for any others: torch would print them in its errors."""
+    found: list[Any] = []
+    for arg in args:
+        found.extend(arg if type(arg) in (list, tuple) else (arg,))
+    if not all(isinstance(item, Tensor) or type(item) in _PLAIN for item in found):
+        raise Misfit("an operation is given what it does not take")
+    return found
 
 
 class Walk:
     """One pass through a program: runs its operations, if they are allowed, and counts what they take."""
 
-    def __init__(self, x: Tensor, tensor: Callable[[str], Tensor]) -> None:
+    def __init__(self, x: Tensor, tensor: Callable[[str], Tensor], pause: Callable[[], None] | None = None) -> None:
         self.x = x
         self.tensor = tensor
-        self._steps = self._bytes = self._products = 0
+        self.steps = 0
+        self._bytes = self._products = 0
+        self._pause = pause
 
-    def step(self) -> None:
-        self._steps += 1
-        if self._steps > MOST_STEPS:
+    def step(self, count: int = 1) -> None:
+        self.steps += count
+        if self.steps > MOST_STEPS:
             raise Refused(f"Its program takes more than {MOST_STEPS:,} steps for one pass.")
 
     def operation(self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any], overload: str = "") -> Any:
         """Run an operation of the namespace aten."""
-        self.step()
+        args, kwargs = list(args), dict(kwargs)
+        given = _given([*args, *kwargs.values()])
+        self.step(_ONE_OPERATION + len(given) + _ONE_TENSOR * sum(isinstance(item, Tensor) for item in given))
+        if self._pause:
+            self._pause()
         if name in _SILENT:
             return None
         if name not in OPERATORS:
@@ -225,7 +242,6 @@ class Walk:
                 f"Its program uses the operation {name[:60]!r}, which is not on the list of those that are known to be "
                 "safe: open the state dict instead."
             )
-        args, kwargs = list(args), dict(kwargs)
         if "device" in kwargs or name in _MAKERS:
             kwargs["device"] = self.x.device
         kwargs.pop("pin_memory", None)
@@ -242,20 +258,19 @@ class Walk:
             if overload not in function.overloads():
                 raise Refused(f"Its program uses the operation {name}.{overload[:40]}, which torch does not know.")
             function = getattr(function, overload)
-        if "upsample" in name and not _sane([*args, *kwargs.values()]):
+        if "upsample" in name and not _sane(given):
             raise Misfit("a scale is out of range")
         if self.x.is_meta and name not in _ON_SINGLE:  # numbers that sizes are computed with have data even now
             args = [_without_data(arg) for arg in args]
             kwargs = {key: _without_data(arg) for key, arg in kwargs.items()}
         made = function(*args, **kwargs)
         if self.x.is_meta:
-            self._count(name, [*args, *kwargs.values()], made)
+            self._count(name, _given([*args, *kwargs.values()]), made)
         return made
 
     def _count(self, name: str, args: list[Any], made: Any) -> None:
         images = max(1, self.x.shape[0])
-        flat = [item for arg in args for item in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-        given = [arg for arg in flat if isinstance(arg, Tensor)]
+        given = [arg for arg in args if isinstance(arg, Tensor)]
         held = {arg.untyped_storage()._cdata for arg in given}
         for tensor in made if isinstance(made, (tuple, list)) else (made,):
             if not isinstance(tensor, Tensor) or tensor.untyped_storage()._cdata in held:
@@ -273,6 +288,7 @@ class Walk:
 
 
 Body: TypeAlias = Callable[[Walk], Any]
+Watch: TypeAlias = Callable[[float], None]
 
 
 class Program(Network):
@@ -283,6 +299,7 @@ class Program(Network):
         tensors: its weights by the names under which the body asks for them.
         trained: which of these are parameters.
         example: shape of the input that it was made with; None where that is not known or may differ.
+        watch: told the share of the trial that is done; what it raises ends it.
 
     Raises:
         Refused: it is no differentiable, deterministic function from images to one vector each.
@@ -303,15 +320,23 @@ class Program(Network):
         tensors: Mapping[str, Tensor],
         trained: Iterable[str] = (),
         example: tuple[int | None, ...] = (None, None, None, None),
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
+        if len(tensors) > _MOST_TENSORS:
+            raise Refused("It has more tensors than any model: save its state dict alone.")
         self._body = body
+        self._watch, self._share = watch, 0.0
+        self._room = _MOST_TRIED
         self._names = {name: f"t{i}" for i, name in enumerate(tensors)}
         self._measured: set[tuple[object, ...]] = set()
         trained = set(trained)
+        converted: dict[int, Tensor] = {}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
-                tensor = tensor.float()
+                if id(tensor) not in converted:
+                    converted[id(tensor)] = tensor.float()
+                tensor = converted[id(tensor)]
             if name in trained and tensor.is_floating_point():
                 self.register_parameter(self._names[name], nn.Parameter(tensor))
             else:
@@ -322,6 +347,7 @@ class Program(Network):
             raise Refused(f"Its program takes images of {example[3]}×{example[2]} pixels, and only square ones can be.")
         self.eval()
         self._settle(example[0], example[1], example[2])
+        self._watch = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, K)."""
@@ -349,7 +375,12 @@ class Program(Network):
                 self._measured.clear()
             self._measured.add(shape)
         # a copy, as a program may change its input in place
-        return self._checked(self._body(Walk(x.clone(), lambda name: getattr(self, self._names[name]))), len(x))
+        walk = Walk(x.clone(), lambda name: getattr(self, self._names[name]), self._pause)
+        return self._checked(self._body(walk), len(x))
+
+    def _pause(self) -> None:
+        if self._watch:
+            self._watch(self._share)
 
     @torch.no_grad()
     def _measure(self, x: Tensor) -> None:
@@ -366,6 +397,8 @@ class Program(Network):
             raise
         except Exception as error:  # torch and a broken program raise nearly anything
             raise Misfit(str(error).split("\n")[0][:200]) from error
+        finally:
+            self._room -= walk.steps
 
     def _checked(self, out: Any, images: int) -> Tensor:
         if isinstance(out, (tuple, list, dict)):
@@ -388,6 +421,9 @@ class Program(Network):
             for number in (channels,) if channels else (3, 1, 4, 2):
                 fit = []
                 for side in (size,) if size else _SIZES:
+                    self._pause()
+                    if self._room < 0:
+                        break
                     try:
                         self._measure(torch.empty(count, number, side, side, device="meta"))
                         fit.append(side)
@@ -398,37 +434,44 @@ class Program(Network):
                     self.size = fit[0] if len(fit) == 1 else None
                     self.batch = count
                     return self._try_out(count)
+        if self._room < 0:
+            raise Refused("It takes too long to find out which images its program takes.")
         raise Refused(f"Its program takes no image of a usual size ({reason.rstrip('.')}).")
 
     def _try_out(self, count: int) -> None:
-        """What shapes do not tell, on a few images."""
+        """What shapes do not tell, on as few images as can be: one pass forward and back, and one forward of one more.
+
+        The images of the first pass stand behind another one in the second, and must come to the same.
+        """
         side = self.size or self.sizes[0]
         images = torch.sin(torch.arange((count + 1) * self.channels * side * side) * 0.7310585)
         images = images.view(count + 1, self.channels, side, side)
         weights = [*self.parameters(), *self.buffers()]
         versions = [weight._version for weight in weights]
+        self._share = 0.1
         with torch.enable_grad():
-            x = images[:count].clone().requires_grad_()
+            x = images[1:].clone().requires_grad_()
             out = self._run(x)
+            self._share = 0.3
+            self._pause()
             gradient = torch.autograd.grad(out.sum(), x, allow_unused=True)[0] if out.requires_grad else None
         if gradient is None:
             raise Refused("Its program cannot be differentiated by its input: save it without detach and no_grad.")
         self.outputs = out.shape[1]
+        self._share = 0.6
         with torch.no_grad():
             if versions != [weight._version for weight in weights]:
                 raise Refused("Its program changes its own weights: save it again after model.eval().")
-            if not _close(out, self._run(images[:count])):
-                raise Refused("Its program gives something else each time: save it again after model.eval().")
-            other = self._run(images[1:])
             try:
                 whole = self._run(images)
             except (Misfit, RuntimeError):  # made for a fixed number of images
                 whole = None
-            apart = torch.cat((out[:1], other))
-            if whole is not None and _close(whole, apart):
+            if whole is not None and _close(whole[1:], out):
                 self.batch = None
-            elif (whole is not None and count == 1) or (count > 1 and not _close(out[1:], other[:-1])):
-                raise Refused("The images of a batch influence each other in it: save it again after model.eval().")
+            elif (whole is not None and count == 1) or not _close(self._run(images[1:].roll(1, 0)).roll(-1, 0), out):
+                if _close(self._run(images[1:]), out):
+                    raise Refused("The images of a batch influence each other in it: save it again after model.eval().")
+                raise Refused("Its program gives something else each time: save it again after model.eval().")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -16,7 +16,15 @@ from torch import Tensor
 from cem_core.messages import Refused
 from cem_core.models.program import Misfit, Walk, Weight
 
-@dataclass
+_CODES: Final = {
+    torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5,
+    torch.float32: 6, torch.float64: 7, torch.bool: 11, torch.bfloat16: 15,
+}  # fmt: skip
+_LONGEST_LIST: Final = 10_000
+_DEEPEST: Final = 60
+
+
+@dataclass(eq=False, repr=False)
 class Instance:
     """An object of the file: a module, mostly."""
 
@@ -113,6 +121,7 @@ class _Pass:
                 self.unknown(target)
 
     def value(self, node: ast.expr, env: dict[str, Any]) -> Any:
+        self.walk.step()
         match node:
             case ast.Constant(value=value) if value is None or isinstance(value, (bool, int, float, str)):
                 return value
@@ -129,7 +138,7 @@ class _Pass:
             case ast.Tuple(elts=parts):
                 return tuple(self.value(part, env) for part in parts)
             case ast.Dict(keys=keys, values=values) if None not in keys:
-                return {str(self.value(k, env)): self.value(v, env) for k, v in zip(keys, values, strict=True) if k}
+                return {self.text(k, env): self.value(v, env) for k, v in zip(keys, values, strict=True) if k}
             case ast.Subscript(value=owner, slice=index):
                 held = self.value(owner, env)
                 if isinstance(held, Tensor):
@@ -164,8 +173,15 @@ class _Pass:
             return self.script.functions.get(dotted, _Name(dotted))
         raise Refused(f"Its program asks for {name[:60]!r}, which is not in the file.")
 
+    def text(self, node: ast.expr, env: dict[str, Any]) -> str:
+        value = self.value(node, env)
+        if not isinstance(value, str):
+            raise Misfit("a text is missing")
+        return value
+
     def held(self, value: Any) -> Any:
         """A value of the file, with tensors for the names of tensors; no list of it is shared between passes."""
+        self.walk.step()
         if isinstance(value, Weight):
             return self.walk.tensor(value.name)
         if isinstance(value, Tensor):
@@ -195,8 +211,8 @@ class _Pass:
             self.unknown(function)
         self.walk.step()
         match called.dotted.rpartition("."):
-            case ("", "", "getattr") if len(given) == 2:
-                return self.attribute(given[0], str(given[1]))
+            case ("", "", "getattr") if len(given) == 2 and isinstance(given[1], str):
+                return self.attribute(given[0], given[1])
             case ("", "", "int") if given:
                 return int(self.number(given[0]))
             case ("", "", "float") if given:
@@ -206,7 +222,7 @@ class _Pass:
             case ("torch", _, "device"):
                 return self.walk.x.device
             case ("ops.prim", _, "RaiseException"):
-                raise Misfit(str(given[0])[:200] if given else "it raises an exception")
+                raise Misfit(given[0][:200] if given and isinstance(given[0], str) else "it raises an exception")
             case ("ops.prim", _, name) if name in _PRIMS and given:
                 return _PRIMS[name](*given)
             case ("torch" | "ops.aten", _, name):
@@ -228,10 +244,12 @@ class _Pass:
             return self.truth(first) if name == "Bool" else self.number(first)
         if name in _ON_ANYTHING or (name in _ON_NUMBERS and not any(isinstance(arg, Tensor) for arg in args)):
             done = (_ON_ANYTHING.get(name) or _ON_NUMBERS[name])(*args)
+            self.walk.step(sum(len(item) for item in (done, *args) if isinstance(item, (str, list, tuple))))
             if isinstance(done, int) and abs(done) > 2**63:
                 raise Refused("Its program computes with numbers that are too long.")
             return done
         if name == "slice" and isinstance(first, list):
+            self.walk.step(len(first))
             return first[slice(*args[1:])]
         return self.walk.operation(name, args, kwargs)
 
@@ -268,6 +286,18 @@ def _number(value: Any) -> Any:
 
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: function(*(_number(arg) for arg in args))
+
+
+def _simple(value: Any) -> Any:
+    """What is compared at once: a number or text, or a list of these."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if not isinstance(item, (bool, int, float, str, torch.device, type(None))):
+            raise Misfit("a number is missing")
+    return value
+
+
+def _of_simple(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: function(*map(_simple, args))
 
 
 def _add(a: Any, b: Any, alpha: Any = 1) -> Any:
@@ -334,13 +364,13 @@ _ON_NUMBERS: Final[Mapping[str, Callable[..., Any]]] = {
     "le": _of_numbers(operator.le),
     "gt": _of_numbers(operator.gt),
     "ge": _of_numbers(operator.ge),
-    "eq": operator.eq,
-    "ne": operator.ne,
+    "eq": _of_simple(operator.eq),
+    "ne": _of_simple(operator.ne),
     "__and__": _of_numbers(operator.and_),
     "__or__": _of_numbers(operator.or_),
     "__xor__": _of_numbers(operator.xor),
     "__not__": _of_numbers(operator.not_),
-    "__contains__": lambda items, item: item in items,
+    "__contains__": _of_simple(operator.contains),
     "__getitem__": operator.getitem,
     "len": len,
     "list": list,
@@ -359,7 +389,7 @@ _PRIMS: Final[Mapping[str, Callable[..., Any]]] = {
     "requires_grad": lambda _: True,
     "shape": lambda x: list(x.shape),
     "unchecked_unwrap_optional": lambda x: x,
-    "min": lambda *args: min(*args),
-    "max": lambda *args: max(*args),
+    "min": _of_simple(min),
+    "max": _of_simple(max),
     "abs": _of_numbers(abs),
 }

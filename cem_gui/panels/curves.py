@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from superqt import QElidingLabel
 
 from cem_core.events import Kind
 from cem_core.messages import Floats, Norm, RunStart
@@ -43,12 +44,17 @@ class CurvesPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
+        self.beside = QElidingLabel("")
+        self.beside.setObjectName("muted")
+        self.beside.setToolTip("The run whose curves are dashed")
+        self.beside.hide()
+        layout.addWidget(self.beside)
         for plot in self._plots:
             layout.addWidget(plot, 1)
             plot.stepped.connect(self.stepped)
         for choice in (self.which_probability, self.which_distance):
             choice.activated.connect(self._draw)
-        self._beside: tuple[RunStart, Numbers] | None = None
+        self._beside: tuple[RunStart, Numbers, str] | None = None
         self._shown: tuple[RunStart, Numbers, int, int, Norm | None] | None = None
 
     @property
@@ -66,15 +72,17 @@ class CurvesPanel(QWidget):
         chain: int,
         length: int,
         norm: Norm | None,
-        beside: tuple[RunStart, Numbers] | None = None,
+        beside: tuple[RunStart, Numbers, str] | None = None,
     ) -> None:
         """Draw a chain boldly and the others faintly, over an axis of so many steps.
 
         norm: of the distances; None if it changed during the run.
-        beside: another run, of which the same chain is dashed.
+        beside: another run and its name, of which the same chain is dashed.
         """
         self._shown = (start, numbers, chain, length, norm)
         self._beside = beside
+        self.beside.setVisible(beside is not None)
+        self.beside.setText(f"– –  {beside[2]}" if beside is not None else "")
         self._draw()
 
     def show_marks(self, marks: Sequence[Mark]) -> None:
@@ -94,7 +102,7 @@ class CurvesPanel(QWidget):
         span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
         other: list[_Series] = [{}, {}, {}]
         if self._beside is not None and (theirs := min(chain, len(self._beside[0].labels) - 1)) >= 0:
-            other = self._series(*self._beside, theirs, norm)
+            other = self._series(*self._beside[:2], theirs, norm)
             length = max(length, len(self._beside[1].energy) - 1)
         rest = numbers.distance if self.which_distance.currentIndex() == 0 else numbers.gradient_norm
         ours = self._series(start, numbers, chain, norm)

@@ -71,13 +71,15 @@ def resumable(run: Summary) -> bool:
 
 
 def when(created: str) -> str:
-    """The time of a run of today, the date of any other."""
+    """The time of a run of today, the date of any other, with its year unless that is this."""
     try:
         moment = datetime.fromisoformat(created).astimezone()
     except ValueError:
         return ""
-    today = moment.date() == datetime.now().astimezone().date()
-    return f"{moment:%H:%M}" if today else f"{moment.day} {moment:%b %Y}"
+    today = datetime.now().astimezone()
+    if moment.date() == today.date():
+        return f"{moment:%H:%M}"
+    return f"{moment.day} {moment:%b}" + ("" if moment.year == today.year else f" {moment.year}")
 
 
 class RunsPanel(Card):
@@ -175,6 +177,7 @@ class RunsPanel(Card):
             self._by_hand = False
             item.setData(entry, _ENTRY)
             item.setText(title(entry))
+            item.setAccessibleDescription(self.line(entry))
             self._by_hand = True
         self._count()
         self._follow()
@@ -233,6 +236,7 @@ class RunsPanel(Card):
         item.setData(entry.folder, _KEY)
         item.setData(entry, _ENTRY)
         item.setData(thumb, _THUMB)
+        item.setAccessibleDescription(self.line(entry))
         self._items[entry.folder] = item
         return item
 

@@ -75,6 +75,6 @@ def _polygon(*points: tuple[float, float]) -> QPolygonF:
 
 
 def _cross() -> QPolygonF:
-    a, b = 0.16, 0.5
+    a, b = 0.22, 0.55
     corners = [(-b, -b + a), (-b + a, -b), (0, -a), (b - a, -b), (b, -b + a), (a, 0)]
     return _polygon(*corners, *((-x, -y) for x, y in corners))

@@ -170,6 +170,14 @@ def test_a_sampler_that_was_changed_is_taken_from_the_record() -> None:
     assert command(run, at="run.json") == "cem-explorer morph --run run.json --out morph"
 
 
+def test_a_run_that_was_only_made_longer_can_be_said() -> None:
+    spec = RunSpec("id", "cifar10-robust-l2", SAMPLERS["TA"], (Chain(ImageStart("/a.png"), 0, 5),))
+    longer = msgspec.structs.replace(SAMPLERS["TA"], name="custom", steps=99)
+    changes = (export.carried.Change(3, longer),)
+    assert "--steps 99" in command(run_of(spec, changes=changes, steps=7))
+    assert "--steps 80" in command(run_of(spec, changes=changes, steps=81, end=RunEnd("id", "done")))
+
+
 # The rows of a run that is run again ------------------------------------------------------------------------------
 
 

@@ -179,6 +179,21 @@ def test_captions_and_curves_follow_the_step() -> None:
         assert all((frame < 128).any() for frame in beside)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_smallest_frames_are_made(size: int, layout: LayoutName) -> None:
+    run = session(2, 2, size=size)
+    composed = Layout(run, Export(layout=layout, captions=True, scale=1), [0, 1])
+    assert composed.frame(run[1]).shape == (*composed.size[::-1], 3)
+
+
+@needs_av
+@pytest.mark.parametrize("fps", [0.1, 120])
+def test_the_slowest_and_the_fastest_video(tmp_path: Path, fps: float) -> None:
+    _, times = decoded(wrote(tmp_path / "out", "mp4", steps=4, chains=1, fps=fps))
+    assert times[-1] == pytest.approx(4 / fps, abs=0.02)
+
+
 def test_a_preview_shows_the_first_chains() -> None:
     run = session(2, 9, size=8)
     composed = Layout(run, Export(scale=1), [0, 1], chains=2)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +41,6 @@ def refused(path: Path) -> str:
 def check(line: str, name: str) -> None:
     assert re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202e]{10,400}", line), line
     assert name in line
-
-
-def opened_alone(paths: Iterable[Path], folder: Path, limit_s: float) -> dict[str, dict[str, Any]]:
-    """What became of each file in a process of its own, whose crash or hang is told with the file at work."""
-    good = tiny.saved(folder / "good")
-    names = [good, *paths]
-    process = subprocess.Popen(
-        [sys.executable, hostile.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder
-    )
-    try:
-        out, _ = process.communicate("\n".join(map(str, names)).encode(), timeout=limit_s)
-        ended = f"ended with {process.returncode}"
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, _ = process.communicate()
-        ended = "hung"
-    found = [json.loads(line) for line in out.splitlines()]
-    assert len(found) == len(names), f"{ended} at {names[len(found)].name}"
-    assert found[0]["said"] == ["", ""]
-    return {outcome["name"]: outcome for outcome in found[1:]}
 
 
 # Code -------------------------------------------------------------------------------------------------------------
@@ -124,7 +102,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     for number, (title, data) in enumerate(hostile.files()):
         paths.append(folder / f"{number} {re.sub(r'[^a-zA-Z0-9 ]', '', title)}.pt")
         paths[-1].write_bytes(data)
-    found = opened_alone(paths, folder, 280)
+    found = hostile.opened_alone(paths, folder, 280)
     assert {path.name for path in folder.iterdir()} == {"good", *(path.name for path in paths)}, "a file was written"
     return found | {"sizes": {path.name: path.stat().st_size for path in paths}}
 
@@ -168,7 +146,7 @@ def test_a_large_good_file_takes_no_more_than_twice_its_size(form: str, tmp_path
     else:
         torch.save(weights, path, _use_new_zipfile_serialization=form == "zip")
     assert path.stat().st_size > 60 * 2**20
-    outcome = opened_alone([path], tmp_path, 60)["large"]
+    outcome = hostile.opened_alone([path], tmp_path, 60)["large"]
     assert outcome["said"] == ["", ""]
     assert outcome["grown"] < 2 * path.stat().st_size + CONSTANT
 

@@ -40,9 +40,12 @@ def whole(net: str) -> list[Step]:
 
 @pytest.fixture
 def recorder(net: str) -> Iterator[subprocess.Popen[bytes]]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    command = [sys.executable, killed.__file__, net]
-    with subprocess.Popen(command, bufsize=0, cwd=Path(__file__).parents[2], **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        [sys.executable, killed.__file__, net],
+        bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
         yield process
         process.stdin.close()
 

@@ -21,7 +21,7 @@ import pytest
 from scenarios_session import session as made
 
 from cem_core import frames, recording
-from cem_core.messages import Chain, NoiseStart, Refused, RunEnd, RunStart, SessionStart
+from cem_core.messages import Chain, ImageStart, NoiseStart, Refused, RunEnd, RunStart, SessionStart
 from cem_core.recording import Recording
 from cem_core.session import Session
 
@@ -175,6 +175,21 @@ def test_a_fork_says_where_it_is_from(tmp_path: Path) -> None:
     assert header.start == forked
 
 
+@pytest.mark.parametrize("name", ["a run ?#%25&'\"; päth 猫", "-", "..." + "x" * 200, os.fsdecode(b"\xff\xfe")])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    session = recorded(tmp_path / name)
+    session.finish(DONE)
+    session.close()
+    same(Session.open(tmp_path / name, write=True), 5)
+
+
+def test_an_image_may_have_any_name(tmp_path: Path) -> None:
+    chains = tuple(Chain(ImageStart(os.fsdecode(b"/c\xe4t.png"))) for _ in range(3))
+    odd = msgspec.structs.replace(start(), spec=msgspec.structs.replace(start().spec, chains=chains))
+    Session.record(tmp_path / "run", odd).close()
+    assert Session.open(tmp_path / "run").start.spec.chains[0].start == ImageStart("/c?t.png")
+
+
 def test_a_place_that_is_taken_is_refused(folder: Path) -> None:
     with pytest.raises(Refused, match="is there already"):
         Recording.create(folder, start())
@@ -204,6 +219,10 @@ def test_a_name_is_given(folder: Path) -> None:
     session.recording.rename("  cats\n to   dogs ∇" + "x" * 300)
     assert recording.read_header(folder).name.startswith("cats to dogs ∇xx")
     assert len(recording.read_header(folder).name) == 200
+    Recording(folder, recording.read_header(folder)).rename("by another")
+    session.recording.resumed(5, ("torch",))
+    header = recording.read_header(folder)
+    assert (header.name, header.resumed) == ("by another", (recording.Resumed(5, ("torch",)),))
     session.close()
 
 
@@ -642,7 +661,7 @@ def test_an_older_format_is_read_through_every_one_between(folder: Path, monkeyp
 
 @pytest.mark.parametrize("archive", sorted(OLD.glob("*.zip")), ids=lambda path: path.stem)
 def test_sessions_of_every_version_open(archive: Path, tmp_path: Path) -> None:
-    """One was put aside for each format that there was: `python -m tests.core.test_recording`."""
+    """One was put aside for each format that there was: `PYTHONPATH=tests:. python tests/core/test_recording.py`."""
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(tmp_path)
     session = Session.open(tmp_path / archive.stem)

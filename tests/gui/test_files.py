@@ -272,7 +272,7 @@ def test_a_check_makes_way_and_comes_back(boss: Boss, wait: Wait, monkeypatch) -
     begun = threading.Event()
     asked: list[bool] = []
 
-    def check(reference, choices, go_on):
+    def check(reference, choices, go_on, **place):
         begun.set()
         while len(asked) == 0 and go_on():
             pass
@@ -290,7 +290,7 @@ def test_a_check_makes_way_and_comes_back(boss: Boss, wait: Wait, monkeypatch) -
 def test_the_end_of_the_program_ends_the_check(boss: Boss, wait: Wait, monkeypatch) -> None:
     begun = threading.Event()
 
-    def check(reference, choices, go_on):
+    def check(reference, choices, go_on, **place):
         begun.set()
         while go_on():
             pass
@@ -303,7 +303,7 @@ def test_the_end_of_the_program_ends_the_check(boss: Boss, wait: Wait, monkeypat
 
 
 def test_a_check_that_fails_is_no_news(boss: Boss, wait: Wait, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(checkpoints, "check", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoints, "check", lambda *_, **__: 1 / 0)
     boss.open(bundle.DEFAULT_MODEL, CHOSEN)
     wait(lambda: boss.heard("checked"))
     assert boss.heard("checked") == [(bundle.DEFAULT_MODEL, None)]

@@ -190,7 +190,7 @@ def test_what_is_strange_about_a_file_is_said(window: MainWindow, wait: Wait, tm
 
 
 def test_the_check_of_a_file_is_told(window: MainWindow, wait: Wait, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(checkpoints, "check", lambda *_: Check(8, 20, ("normalisation", "none", 19)))
+    monkeypatch.setattr(checkpoints, "check", lambda *_, **__: Check(8, 20, ("normalisation", "none", 19)))
     drop(window, data_of(saved(tmp_path / "net.pt")))
     wait(lambda: window.model.facts["Check"].text() == "8 of 20 images recognised")
     assert "Only 8 of 20 bundled CIFAR-10 images are recognised" in notice(window)

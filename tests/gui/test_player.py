@@ -177,7 +177,7 @@ def test_back_and_forth_between_two_runs(player: Player, witness: Witness, wait:
     assert player.previous is second
     assert witness.said[-2:] == ["ended", ("began", "first")]
     assert player.rate == 0  # that of the other run would be no answer
-    assert player.describe(2) == "Done after 2 steps · every step recorded"
+    assert player.describe(2) == "Done after 2 steps · not recorded"
     player.back()
     assert player.session is second
     assert player.previous is first
