@@ -276,7 +276,8 @@ def inspect(file: str, assumed: tuple[str, ...], remember: bool, check: bool, as
         checkpoints.remember(found.sha256, choices)
     if check:
         checked = checkpoints.check(file, choices)
-        nothing = Fact("check", "the bundled images say nothing", "file", why="its classes are other ones")
+        why = "its classes are other ones" if found.classes else "it is an encoder"
+        nothing = Fact("check", "the bundled images say nothing", "file", why=why)
         said = (checked.sentence.replace("under Details", "with --assume"),) if checked and checked.sentence else ()
         found = msgspec.structs.replace(
             found, facts=(*found.facts, checked.fact if checked else nothing), warnings=(*found.warnings, *said)

@@ -474,7 +474,7 @@ CODE: dict[str, bytes] = {
     "a chain of 20,000 elifs": _code("if x:\n      y=1\n" + "    elif x:\n      y=1\n" * 20_000),
     "blocks 1,000 deep": _code("\n    ".join(" " * n + "if x:" for n in range(1_000))),
     "as many statements as may be": b"x\\n" * 74_000,
-    "as many numbers as may be": _code("y = [" + "1," * 148_000 + "]"),
+    "as many numbers as may be": _code("y = [" + "1," * 148_000 + "]\n    w = torch.relu(y)"),
     "eight megabytes of statements": b"x\n" * (4 * 2**20 - 1),
     "eight megabytes of numbers": _code("y = [" + "1," * (4 * 2**20 - 200) + "]"),
     "eight megabytes of comparisons": _code("y = " + "1<" * (4 * 2**20 - 200) + "1"),

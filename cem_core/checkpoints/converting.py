@@ -17,12 +17,13 @@ from cem_core.messages import Checkpoint, Refused
 
 
 def _single(opened: Opened) -> Tensors:
-    """Its tensors, and of several names for the same one only the first, or the one that the network uses."""
+    """Its tensors; what the network does not use is left out where it is another name for something else."""
+    used = set(opened.plan.keys().values())
     seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
     found = {}
-    for key, value in sorted(opened.tensors.items(), key=lambda item: opened.plan.idle(item[0])):
+    for key, value in sorted(opened.tensors.items(), key=lambda item: item[0] not in used):
         place = value.data_ptr(), tuple(value.shape), value.stride()
-        if place not in seen or not value.numel():
+        if key in used or place not in seen or not value.numel():
             seen.add(place)
             found[key] = value.clone(memory_format=torch.contiguous_format)
     return found

@@ -56,7 +56,7 @@ def find(path: Path, contents: Contents, said: Mapping[str, str], choices: Mappi
     index = _chosen("weights", places, choices)
     candidate, evidence, plans = found[index or 0]
     families = tuple(plan.family for plan in plans)
-    which = _chosen("family", families, choices)
+    which = _chosen("family", families, choices) if len(families) > 1 else None
     plan = plans[which or 0]
     if plan.channels not in (1, 3) or not 0 <= plan.classes <= _MOST_CLASSES:
         raise Refused(f"{path.name} takes {plan.channels} channels to {plan.classes} classes: no image classifier.")

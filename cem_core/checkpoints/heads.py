@@ -43,7 +43,7 @@ def with_head(
     """
     if plan.classes:
         return plan, (), ()
-    inside = dict(_heads(found.candidate.beside, plan.features))
+    inside = dict(_heads_beside(found, plan.features))
     files = {file.name: file for file in _head_files(path, plan.features)}
     options = (_NO_HEAD, *inside, *files)
     default = next(iter(inside), _NO_HEAD)
@@ -58,9 +58,27 @@ def with_head(
     else:
         contents = read(files[fact.value], sniff(files[fact.value]))
         weight, bias = next(iter(_heads(_everything(contents), plan.features, alone=True)))[1]
+    for key in _projections(plan, tensors):
+        del tensors[key]
     tensors[plan.key_of("head.weight")] = weight
     tensors[plan.key_of("head.bias")] = torch.zeros(len(weight)) if bias is None else bias
     return found.again(tensors), (fact,), offered
+
+
+def _projections(plan: Plan, tensors: Tensors) -> list[str]:
+    """Keys that tell a family to see an encoder: the projections of contrastive training, and its queue."""
+    layers = {key.split(".")[0] for key in tensors if not plan.idle(key)}
+    return [key for key in tensors if plan.idle(key) and key.split(".")[0] not in layers]
+
+
+def _heads_beside(found: Found, features: int) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
+    """Those in the same file, but for the last layers of other networks, such as MoCo's second encoder."""
+    beside = found.candidate.beside
+    kernels = [key for key, tensor in found.candidate.tensors.items() if tensor.dim() > 2]
+    for name, layer in _heads(beside, features):
+        parent = name[: name.rfind(".") + 1]
+        if not any(f"{parent}{key}" in beside for key in kernels):
+            yield name, layer
 
 
 def _everything(contents: Contents) -> Tensors:

@@ -53,6 +53,7 @@ def settle(
         written = tuple(msgspec.json.decode(said.get("classes", ""), type=_Names))
     except msgspec.MsgspecError:
         written = ()
+    written = tuple("".join(sign if sign.isprintable() else "\ufffd" for sign in name) for name in written)
     if len(written) == classes:
         return written, Fact("class names", _text(written), "file", 1.0, options, True)
     dataset = _MORE.sub("", said.get("dataset", "").lower().replace("-", "").replace("_", ""))

@@ -106,7 +106,11 @@ def settle(
         with suppress(Refused):  # numbers for another network
             return fact(written, "file", 1.0, "")
     if buffers := _buffers(plan.channels, everything):
-        return fact(named(*buffers), "file", 1.0, "")
+        mean, std = buffers
+        if max(mean) > 2:  # of pixels from 0 to 255: here they are from 0 to 1
+            mean, std = (tuple(value / 255 for value in values) for values in buffers)
+            return fact(named(mean, std), "file", 0.9, "its numbers are of pixels from 0 to 255")
+        return fact(named(mean, std), "file", 1.0, "")
     if plan.normalisation and plan.normalisation[1] > 0.9:
         return fact(plan.normalisation[0], "guess", *plan.normalisation[1:])
     for pattern, usual, of_hundred in _PUBLISHED if plan.size <= _SMALL else _PUBLISHED_LARGE:

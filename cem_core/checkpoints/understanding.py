@@ -51,59 +51,70 @@ class Opened:
 
 def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = None) -> Opened:
     """Everything short of a network. Raises Refused as `load` does, OSError where the file cannot be read."""
+    version = _version(path)
     form = sniff(path)
     said = _beside(path)
     shapes = read(path, form, shapes=True)
     if shapes.program is not None:
-        return _program(path, form, shapes, choices, watch)
-    finding.find(path, shapes, said, choices)  # before its data are read: refused if it is no model
-    half = (lambda share: watch(share / 2)) if watch else None
-    digest = sha256(path, half)
-    contents = read(path, form, watch=(lambda share: watch(0.5 + share / 2)) if watch else None)
+        opened = _program(path, form, shapes, choices, watch)
+    else:
+        finding.find(path, shapes, said, choices)  # before its data are read: refused if it is no model
+        digest = sha256(path, (lambda share: watch(share / 2)) if watch else None)
+        contents = read(path, form, watch=(lambda share: watch(0.5 + share / 2)) if watch else None)
+        opened = _state_dict(path, digest, contents, said, choices)
+    if _version(path) != version:  # by a training that goes on: these may be other weights than the hash is of
+        raise Refused(f"{path.name} was written while it was read: open it again.")
+    _check_choices(choices, opened.checkpoint)
+    return opened
+
+
+def _state_dict(
+    path: Path, digest: str, contents: Contents, said: Mapping[str, str], choices: Mapping[str, str]
+) -> Opened:
     found = finding.find(path, contents, said, choices)
+    said, everything = found.evidence.said, found.candidate.everything
+    plan, tensors, facts_of_head, offered = _with_head(path, found)
+    normalisation, preprocessed = preprocessing.settle(plan, path.stem, said, choices, tensors, everything)
+    replay = _replay(plan, everything)
+    size, sized = _size(plan, said, choices, replay)
+    network = _fit(path, plan, tensors)
+    inside = {**found.candidate.tensors, **tensors}
+    taken = {plan.key_of(key) for key in network.state_dict()} | ({"replay_buffer"} if replay is not None else set())
+    unused = sorted(key for key in inside.keys() - taken if inside[key] is not replay)
+    _refuse_strange(path, plan, taken, unused)
+    strange = [key for key in unused if inside[key].dim() >= 2 and not (plan.idle(key) or found.plan.idle(key))]
+    classes = [shown("classes", plan.classes)] if plan.classes else []
+    facts = [*found.facts, *plan.facts, *classes, *facts_of_head, preprocessed, sized]
+    checkpoint = msgspec.structs.replace(
+        _report(path, digest, plan, facts, size, said, choices),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        ignored=(*unused, *contents.stood_in),
+        warnings=(f"{_some(strange)} not used: this may be another network than it looks like.",) if strange else (),
+        heads=offered,
+        replay=0 if replay is None else len(replay),
+    )
+    return Opened(path, plan, tensors, normalisation, checkpoint, said, replay)
+
+
+def _with_head(path: Path, found: finding.Found) -> tuple[Plan, Tensors, tuple[Fact, ...], tuple[str, ...]]:
+    """The plan and its weights with the head that they are used with, facts of it, and heads beside the file."""
     tensors, plan = dict(found.candidate.tensors), found.plan
-    head = heads.without_blank_head(found, tensors)
-    if head is not None:
+    blank = heads.without_blank_head(found, tensors)
+    if blank is not None:
         plan = found.again(tensors)
-    plan, facts_of_head, offered = heads.with_head(path, found, plan, tensors, head or "")
+    plan, facts, offered = heads.with_head(path, found, plan, tensors, blank or "")
     for key, value in tensors.items():
         if not _is_plain(value):
             raise Refused(
                 f"{path.name} holds {key[:80]!r}, which is no plain array of numbers: save dense real weights."
             )
-    said = dict(found.evidence.said)
-    normalisation, preprocessed = preprocessing.settle(
-        plan, path.stem, said, choices, tensors, found.candidate.everything
-    )
-    replay = _replay(plan, found.candidate.everything)
-    size, sized = _size(plan, said, choices, replay)
-    network = _fit(path, plan, tensors)
-    taken = {plan.key_of(key) for key in network.state_dict()}
-    if replay is not None:
-        taken.add("replay_buffer")
-    unused = sorted(key for key in tensors.keys() - taken if tensors[key] is not replay)
-    _refuse_strange(path, plan, taken, unused)
-    facts = [
-        *found.facts,
-        *plan.facts,
-        *([shown("classes", plan.classes)] if plan.classes else []),
-        *facts_of_head,
-        preprocessed,
-        sized,
-    ]
-    checkpoint = _report(path, digest, plan, facts, size, said, choices)
-    strange = [key for key in unused if tensors[key].dim() >= 2 and not plan.idle(key)]
-    warnings = [f"{_some(strange)} not used: this may be another network than it looks like."] if strange else []
-    checkpoint = msgspec.structs.replace(
-        checkpoint,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        ignored=(*unused, *contents.stood_in),
-        warnings=tuple(warnings),
-        heads=offered,
-        replay=0 if replay is None else len(replay),
-    )
-    _check_choices(choices, checkpoint)
-    return Opened(path, plan, tensors, normalisation, checkpoint, said, replay)
+    return plan, tensors, facts, offered
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Differs once a file has been written or replaced."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _refuse_strange(path: Path, plan: Plan, taken: set[str], unused: list[str]) -> None:
@@ -167,10 +178,10 @@ def _size(plan: Plan, said: Mapping[str, str], choices: Mapping[str, str], repla
     if (chosen := choices.get("image_size")) is not None:
         if not chosen.isdecimal() or len(chosen) > 5 or not 8 <= int(chosen) <= _LARGEST:
             raise Refused(f"The image size must be a whole number of pixels from 8 to {_LARGEST}, not {chosen[:20]!r}.")
-        return int(chosen), Fact("image size", chosen, "choice", 1.0, _SIZES, True)
+        return int(chosen), Fact("image size", str(int(chosen)), "choice", 1.0, _SIZES, True)
     written = said.get("image_size", "")
     if written.isdecimal() and len(written) < 6 and 8 <= int(written) <= _LARGEST:
-        return int(written), Fact("image size", written, "file", 1.0, _SIZES, True)
+        return int(written), Fact("image size", str(int(written)), "file", 1.0, _SIZES, True)
     if replay is not None:
         size = int(replay.shape[-1])
         return size, Fact("image size", str(size), "file", 1.0, _SIZES, True, "that of its replay buffer")
@@ -297,7 +308,6 @@ def _program(path: Path, form: str, contents: Contents, choices: Mapping[str, st
     checkpoint = _report(path, sha256(path, watch), plan, facts, size, said, choices)
     parameters = sum(parameter.numel() for parameter in program.parameters())
     checkpoint = msgspec.structs.replace(checkpoint, parameters=parameters)
-    _check_choices(choices, checkpoint)
     return Opened(path, plan, {}, normalisation, checkpoint, said, None, program)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from torch import Tensor
 
 from cem_core.checkpoints import stand_ins
@@ -21,9 +22,10 @@ _WRAPPERS: Final = (
 )  # fmt: skip
 """Averaged weights first, as the authors evaluate them."""
 _SKIPPED: Final = re.compile(r"optim|sched|^amp$|rng|^replay_buffer$|^scaler$|^hparams|^param_groups$", re.IGNORECASE)
+_AVERAGED: Final = ("ema", "model_ema", "ema_model", "averaged_model")
 _PARTS: Final = (
-    "", "module", "_orig_mod", "model", "net", "backbone", "encoder", "base_encoder", "encoder_k", "encoder_q", "arch",
-    "base_model", "network", "classifier", "0", "1",
+    "", *_AVERAGED, "module", "_orig_mod", "model", "net", "backbone", "encoder", "base_encoder", "encoder_k",
+    "encoder_q", "arch", "base_model", "network", "classifier", "0", "1",
 )  # fmt: skip
 """Prefixes that writers use, the likeliest first."""
 _DEEPEST: Final = 8
@@ -83,7 +85,7 @@ def candidates(tree: Any) -> Iterator[Candidate]:
 
 
 def facts_in(tree: Any) -> dict[str, str]:
-    """`arch`, `dataset` and the like, where a wrapper or its pickled options tell them."""
+    """`arch`, `dataset` and `classes` (as JSON), where a wrapper or its pickled options tell them."""
     found: dict[str, str] = {}
     holders = [tree, *tree.values()] if isinstance(tree, Mapping) else []
     for holder in holders:
@@ -92,7 +94,23 @@ def facts_in(tree: Any) -> dict[str, str]:
             for key in ("arch", "dataset"):
                 if isinstance(value := entries.get(key), str):
                     found.setdefault(key, value[:100])
+            for key in ("classes", "class_names", "class_to_idx"):
+                if names := _class_names(entries.get(key)):
+                    found.setdefault("classes", msgspec.json.encode(names).decode())
     return found
+
+
+def _class_names(value: Any) -> list[str]:
+    """In the order of the network's outputs: a list, or torchvision's `class_to_idx`. Empty: it is neither."""
+    if isinstance(value, Mapping):
+        if not all(type(index) is int for index in value.values()):
+            return []
+        if sorted(value.values()) != list(range(len(value))):
+            return []
+        value = sorted(value, key=value.__getitem__)
+    if not isinstance(value, list | tuple) or len(value) > _MOST_NODES:
+        return []
+    return list(value) if all(isinstance(name, str) and len(name) <= _LONGEST_KEY for name in value) else []
 
 
 def _nodes(tree: Any) -> Iterator[_Node]:
@@ -139,7 +157,7 @@ def _rank(node: _Node) -> tuple[bool, int, int, tuple[str, ...]]:
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
-    """Dotted beginnings that lead to at least two weights, the likeliest first; "" is the first of all."""
+    """Dotted beginnings that lead to at least two weights, the likeliest first: averaged weights, then ""."""
     counts: dict[str, int] = {"": 0}
     for key, tensor in tensors.items():
         if tensor.dim() >= 2:
@@ -150,12 +168,13 @@ def _prefixes(tensors: Tensors) -> list[str]:
 
     contrast = any(key.split(".")[-1] == "queue" for key in tensors)
 
-    def rank(prefix: str) -> tuple[int, int, int, str]:
+    def rank(prefix: str) -> tuple[int, bool, int, int, str]:
         parts = prefix.split(".")[:-1]
         if contrast:  # MoCo, whose queries are the encoder; DynACL evaluates the one that makes keys
             parts = [{"encoder_q": "encoder_k", "encoder_k": "encoder_q"}.get(part, part) for part in parts]
         strange = sum(part not in _PARTS for part in parts)
-        return strange, len(parts), sum(_PARTS.index(part) for part in parts if part in _PARTS), prefix
+        raw = not any(part in _AVERAGED for part in parts)
+        return strange, raw, len(parts), sum(_PARTS.index(part) for part in parts if part in _PARTS), prefix
 
     def is_twin(prefix: str) -> bool:
         """MadryLab's AttackerModel holds the same tensors as `model` beside it."""

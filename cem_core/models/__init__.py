@@ -42,6 +42,6 @@ FAMILIES = (
     timm_nets.recognise_vit,
     timm_nets.recognise_convnext,
 )
-"""Asked in this order; the first that knows the keys has it."""
+"""Asked in this order; the first that knows the keys is taken, and others that do are offered."""
 
 __all__ = ["FAMILIES", "Evidence", "Model", "Network", "Normalisation", "Plan", "Shapes"]

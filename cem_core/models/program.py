@@ -213,6 +213,12 @@ def _given(args: Iterable[Any]) -> list[Any]:
     return found
 
 
+def _drops(args: list[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a dropout, called with an input, a probability and a mode, is left to chance."""
+    probability, training = [*args[1:3], *[kwargs.get(key) for key in ("p", "train")[len(args[1:3]) :]]]
+    return training is not False and probability != 0
+
+
 class Walk:
     """One pass through a program: runs its operations, if they are allowed, and counts what they take."""
 
@@ -242,6 +248,10 @@ class Walk:
                 f"Its program uses the operation {name[:60]!r}, which is not on the list of those that are known to be "
                 "safe: open the state dict instead."
             )
+        if name == "batch_norm" and (kwargs.get("training") or any(args[5:6])):
+            raise Refused("Its program is in training mode: save it again after model.eval().")
+        if "dropout" in name and _drops(args, kwargs):
+            raise Refused("Its program gives something else each time: save it again after model.eval().")
         if "device" in kwargs or name in _MAKERS:
             kwargs["device"] = self.x.device
         kwargs.pop("pin_memory", None)
@@ -445,7 +455,7 @@ class Program(Network):
         """
         side = self.size or self.sizes[0]
         images = torch.sin(torch.arange((count + 1) * self.channels * side * side) * 0.7310585)
-        images = images.view(count + 1, self.channels, side, side)
+        images = images.view(count + 1, self.channels, side, side) * torch.linspace(2, 1, count + 1).view(-1, 1, 1, 1)
         weights = [*self.parameters(), *self.buffers()]
         versions = [weight._version for weight in weights]
         self._share = 0.1

@@ -127,7 +127,7 @@ IMPOSSIBLE: list[tuple[dict[str, str], str]] = [
     ({"class_names": "a,b,a"}, "Class names must differ and none may be empty"),
     ({"depth": "34"}, "The depth of net.pt is settled by its weights: 10."),
     ({"classes": "10"}, "The classes of net.pt is settled by its weights: 3."),
-    ({"family": "resnet"}, "The family cannot be 'resnet': this file has preact_resnet."),
+    ({"family": "resnet"}, "The family of net.pt is settled by its weights: PreAct ResNet-10."),
     ({"weights": "ema"}, "The weights cannot be 'ema': this file has the file."),
     ({"head": "linear"}, "There is no 'head' to choose for net.pt"),
 ]  # fmt: skip
@@ -287,6 +287,29 @@ def test_options_beside_a_file_tell_the_data_set(name: str, options: Any, source
     report = checkpoints.inspect(str(tmp_path / "net.pt"))
     found = fact(report, "class names")
     assert (found.value, found.source) == ("digits" if source == "file" else "CIFAR-10", source)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"classes": [f"kind {i}" for i in range(10)]},
+        {"class_names": tuple(f"kind {i}" for i in range(10))},
+        {"class_to_idx": {f"kind {i}": i for i in reversed(range(10))}},
+        {"args": {"classes": [f"kind {i}" for i in range(10)]}},
+    ],
+    ids=lambda beside: next(iter(beside)),
+)
+def test_names_in_the_file_go_before_the_usual_ones(beside: dict[str, Any], tmp_path: Path) -> None:
+    weights = tiny.weights() | {"linear.weight": torch.zeros(10, 32) + 1, "linear.bias": torch.zeros(10)}
+    torch.save({"state_dict": weights, **beside}, tmp_path / "net.pt")
+    report = checkpoints.inspect(str(tmp_path / "net.pt"))
+    assert report.classes == tuple(f"kind {i}" for i in range(10))
+    assert fact(report, "class names").source == "file"
+
+
+def test_names_that_steer_a_terminal_are_made_harmless() -> None:
+    written = ["\x1b[2Jcat", "a\nb", "dog"]
+    assert labels.settle(3, 3, {"classes": json.dumps(written)}, {})[0] == ("\ufffd[2Jcat", "a\ufffdb", "dog")
 
 
 @pytest.mark.parametrize("data", [b"", b"lr=0.1", b"\xff\xff", b"[" * 100_000, b" " * 2**21], ids=lambda data: data[:4])

@@ -169,6 +169,14 @@ def test_tensors_that_share_memory_or_are_views_are_written_once_and_whole(tmp_p
     assert held < out.stat().st_size < held + 10_000, "and not the many numbers of which the bias is a view"
 
 
+def test_layers_that_share_their_weights_are_each_written(tmp_path: Path) -> None:
+    weights = tiny.weights()
+    weights["layer2.0.bn2.weight"] = weights["layer2.0.bn2.bias"]
+    reference, out = saved(weights, tmp_path / "net.pt"), tmp_path / "made.safetensors"
+    checkpoints.convert(reference, out)
+    assert torch.equal(given(str(out)), given(reference))
+
+
 class Same(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import torch
 from source import Tensors
-from sources_resnet import BnListResNet, CifarResNet, SupCon, TorchResNet, amoc, prefixed, rocl_file, solo_learn_file
+from sources_resnet import (
+    AdvCLTuned,
+    BnListResNet,
+    CifarResNet,
+    SupCon,
+    TorchResNet,
+    amoc,
+    moco,
+    moco_file,
+    prefixed,
+    rocl_file,
+    solo_learn_file,
+)
 from torch import Tensor, nn
 
 from cem_core import checkpoints, runner
@@ -267,6 +279,37 @@ def test_a_projection_is_no_head(tree: Callable[[], Any], tmp_path: Path) -> Non
     features = report.fact("features")
     assert features is not None
     assert features.value == str(report.features)
+
+
+@torch.no_grad()
+def test_the_projection_of_the_other_encoder_is_no_head_and_one_beside_takes_its_place(tmp_path: Path) -> None:
+    net = moco(lambda: nn.Linear(128, 16)).eval()
+    reference = saved(moco_file(net.state_dict()), tmp_path / "moco.pt")
+    assert (fact(checkpoints.inspect(reference)).value, fact(checkpoints.inspect(reference)).options) == ("none", ())
+    saved(head(1, 7, 128).state_dict(), tmp_path / "moco_linear.pt")
+    chosen = {"head": "moco_linear.pt"}
+    report = checkpoints.inspect(reference, chosen)
+    assert len(report.classes) == 7
+    assert "queue" in report.ignored
+    net.fc = head(1, 7, 128)
+    assert torch.equal(given(reference, chosen), net(images()))
+    made = checkpoints.convert(reference, tmp_path / "made.safetensors", chosen)
+    assert len(made.classes) == 7
+    assert torch.equal(given(made.path), net(images()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("net", [AdvCLTuned(), BnListResNet(3, "advcl")], ids=["tuned", "before"])
+def test_of_advcl_the_classifier_beside_its_projections_is_the_head(net: nn.Module, tmp_path: Path) -> None:
+    """And not the linear layer in between, which was never trained."""
+    tree = with_classifier("module.")(net.eval().state_dict())
+    reference = saved(tree, tmp_path / "net.pt")
+    report = checkpoints.inspect(reference)
+    assert fact(report).value == "classifier.module"
+    assert len(report.classes) == CLASSES
+    assert report.warnings == ()
+    assert any(key.startswith("head_proj.") for key in report.ignored)
+    assert torch.equal(given(reference), head()(given(reference, {"head": "none"})))
 
 
 # What becomes of it -----------------------------------------------------------------------------------------------

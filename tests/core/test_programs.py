@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere
 from torch import Tensor, nn
 
-from cem_core.checkpoints import programs
+from cem_core.checkpoints import Cancelled, programs
 from cem_core.messages import Refused
 from cem_core.models.model import Model, Normalisation
 from cem_core.models.preact_resnet import PreActResNet
@@ -688,3 +688,24 @@ def test_reading_needs_no_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(owner, name, never)
     read(script)
     read(export)
+
+
+@pytest.mark.parametrize("form", ["traced.pt", "scripted.pt", "free.pt2"])
+def test_opening_can_be_watched_and_cancelled(form: str, tmp_path: Path) -> None:
+    path = MAKERS[form](seeded(Small), tmp_path / form)
+    read_file = programs.read_torchscript if form.endswith(".pt") else programs.read_export
+    shares: list[float] = []
+    assert read_file(path, shares.append)
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] <= 1
+    for last in range(0, len(shares), max(1, len(shares) // 20)):
+        told: list[float] = []
+
+        def cancel(share: float, told: list[float] = told, last: int = last) -> None:
+            told.append(share)
+            if len(told) > last:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            read_file(path, cancel)
+        assert told == shares[: last + 1]
