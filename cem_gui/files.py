@@ -369,6 +369,7 @@ class FilesThread(QThread):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("files")
+        self.setStackSize(8 * 2**20)  # parsing what a hostile file holds may take more than some systems give
         self.files = Files()
         self.files.moveToThread(self)
         self.finished.connect(self.files._cancel)

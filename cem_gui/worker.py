@@ -303,6 +303,7 @@ class WorkerThread(QThread):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("sampling")
+        self.setStackSize(8 * 2**20)  # as for the file thread: a run may open a model too
         self.worker = Worker()
         self.worker.moveToThread(self)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cem_core import bundle
 from cem_core.checkpoints.reading import Watch
-from cem_core.checkpoints.understanding import Opened, first_line, line, understand
+from cem_core.checkpoints.understanding import SIDECARS, Opened, first_line, line, understand, version
 from cem_core.messages import Checkpoint, Device, Precision, Refused
 from cem_core.models import Model, Network, Normalisation
 
@@ -50,7 +50,7 @@ def where(device: Device) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-_Key = tuple[Path, int, int, torch.device, str, tuple[tuple[str, str], ...]]
+_Key = tuple[Path, tuple[object, ...], torch.device, str, tuple[tuple[str, str], ...]]
 _models: OrderedDict[_Key, tuple[Model, Checkpoint, Tensor | None]] = OrderedDict()
 _models_lock = threading.Lock()
 
@@ -98,19 +98,30 @@ def _load(
     path = resolve(reference).resolve()
     chosen = _keys(choices)
     with _in_a_line(path):
-        stat = path.stat()
-        key = (path, stat.st_mtime_ns, stat.st_size, where(device), precision, tuple(sorted(chosen.items())))
+        place = where(device)
+        key = (path, _versions(path, chosen), place, precision, tuple(sorted(chosen.items())))
         with _models_lock:
             if key in _models:
                 _models.move_to_end(key)
                 return _models[key]
-        found = _made(understand(path, chosen, watch), key[3], precision)
+        found = _made(understand(path, chosen, watch), place, precision)
     with _models_lock:
         if keep:
             _models[key] = found
         while len(_models) > _KEPT:
             _models.popitem(last=False)
     return found
+
+
+def _versions(path: Path, chosen: Mapping[str, str]) -> tuple[object, ...]:
+    """Differ once the file was written, or one that is read with it: options beside it, and the head that was chosen."""
+    found: list[object] = [version(path)]
+    for name in (*SIDECARS, *filter(None, [chosen.get("head")])):
+        try:
+            found.append(version(path.parent / name))
+        except (OSError, ValueError):  # mostly, it is not there
+            found.append(None)
+    return tuple(found)
 
 
 def forget() -> None:

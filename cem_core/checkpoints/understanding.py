@@ -22,6 +22,8 @@ from cem_core.messages import Checkpoint, Fact, Refused
 from cem_core.models import Network, Normalisation, Plan
 from cem_core.models.family import shown
 
+SIDECARS: Final = {"args.txt": ("data", "dataset"), "params.txt": ("dataset",)}
+"""Options that some projects write beside their checkpoints, and the keys in them that name the data set."""
 _LARGEST: Final = 1024
 """Largest side of an input that is believed, in pixels."""
 _SIZES: Final = ("28", "32", "64", "96", "224", "288")
@@ -51,7 +53,7 @@ class Opened:
 
 def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = None) -> Opened:
     """Everything short of a network. Raises Refused as `load` does, OSError where the file cannot be read."""
-    version = _version(path)
+    before = version(path)
     form = sniff(path)
     said = _beside(path)
     shapes = read(path, form, shapes=True)
@@ -62,7 +64,7 @@ def understand(path: Path, choices: Mapping[str, str], watch: Watch | None = Non
         digest = sha256(path, (lambda share: watch(share / 2)) if watch else None)
         contents = read(path, form, watch=(lambda share: watch(0.5 + share / 2)) if watch else None)
         opened = _state_dict(path, digest, contents, said, choices)
-    if _version(path) != version:  # by a training that goes on: these may be other weights than the hash is of
+    if version(path) != before:  # by a training that goes on: these may be other weights than the hash is of
         raise Refused(f"{path.name} was written while it was read: open it again.")
     _check_choices(choices, opened.checkpoint)
     return opened
@@ -111,7 +113,7 @@ def _with_head(path: Path, found: finding.Found) -> tuple[Plan, Tensors, tuple[F
     return plan, tensors, facts, offered
 
 
-def _version(path: Path) -> tuple[int, int, int]:
+def version(path: Path) -> tuple[int, int, int]:
     """Differs once a file has been written or replaced."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
@@ -150,7 +152,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _beside(path: Path) -> dict[str, str]:
     """What the options say that some projects write beside their checkpoints."""
-    for name, keys in (("args.txt", ("data", "dataset")), ("params.txt", ("dataset",))):
+    for name, keys in SIDECARS.items():
         try:
             file = path.parent / name
             if not file.is_file() or file.stat().st_size > 2**20:

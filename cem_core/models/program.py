@@ -215,7 +215,8 @@ def _given(args: Iterable[Any]) -> list[Any]:
 
 def _drops(args: list[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a dropout, called with an input, a probability and a mode, is left to chance."""
-    probability, training = [*args[1:3], *[kwargs.get(key) for key in ("p", "train")[len(args[1:3]) :]]]
+    probability = args[1] if len(args) > 1 else kwargs.get("p")
+    training = args[2] if len(args) > 2 else kwargs.get("train")
     return training is not False and probability != 0
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cem_core import bundle, checkpoints, starts
+from cem_core.checkpoints import understanding
 from cem_core.messages import Chain, ImageStart, Refused
 from cem_core.models import Evidence, Model, Normalisation, preact_resnet
 
@@ -233,6 +234,29 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     second, changed = checkpoints.load(str(path), "cpu")
     assert not torch.equal(first(images()), second(images()))
     assert changed.sha256 != report.sha256
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["written", "replaced"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    swapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "net.pt", torch_file(tiny.weights()))
+    known = understanding.sha256
+
+    def hashed_while_a_training_goes_on(file: Path, watch: Any = None) -> str:
+        found = known(file, watch)
+        other = written(tmp_path / "next.pt", torch_file({"net": tiny.weights()})) if swapped else None
+        if other is None:
+            written(path, torch_file({"net": tiny.weights()}))
+        else:
+            other.replace(path)
+        return found
+
+    monkeypatch.setattr(understanding, "sha256", hashed_while_a_training_goes_on)
+    with pytest.raises(Refused, match=r"net\.pt was written while it was read: open it again\."):
+        checkpoints.inspect(str(path))
+    monkeypatch.undo()
+    assert checkpoints.inspect(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,7 +364,11 @@ NUMBERS: list[tuple[str, object, str]] = [
     ("--chains", 0, "Chains must be between 1 and 1,024, not 0."),
     ("--chains", -1, "Chains must be between 1 and 1,024, not -1."),
     ("--chains", 10**9, "Chains must be between 1 and 1,024, not 1,000,000,000."),
-    ("--formats", "tiff", "There is no format tiff: choose from png, sheet, apng, webp, webp-lossy, gif, mp4, ffv1, vp9, csv, svg, plot."),
+    (
+        "--formats",
+        "tiff",
+        "There is no format tiff: choose from png, sheet, apng, webp, webp-lossy, gif, mp4, ffv1, vp9, csv, svg, plot.",
+    ),
     ("--formats", "", "There is no format"),
     ("--every", 0, "must be 1 or more, not 0."),
     ("--scale", 0, "The scale must be between 1 and 64, not 0."),

@@ -160,6 +160,18 @@ def test_a_head_that_goes_away_is_said(rocl: str) -> None:
         checkpoints.inspect(rocl, chosen)
 
 
+def test_a_head_that_is_trained_again_is_read_again(rocl: str) -> None:
+    beside = Path(f"{rocl}_linear")
+    chosen = {"head": beside.name}
+    first, _ = checkpoints.load(rocl, "cpu", choices=chosen)
+    assert checkpoints.load(rocl, "cpu", choices=chosen)[0] is first
+    saved(head(5).state_dict(), beside)
+    second, _ = checkpoints.load(rocl, "cpu", choices=chosen)
+    with torch.no_grad():
+        assert not torch.equal(first(images()), second(images()))
+    checkpoints.forget()
+
+
 # Inside the file --------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 QT = ("PySide6", "PyQt6", "shiboken6", "qtpy", "superqt", "pyqtgraph")
 WITHOUT_TORCH = ("messages", "presets", "chains", "images", "datasets", "session", "bundle", "starts", "export",
-                 "sheet", "png", "webp", "cli", "frames", "recording", "sessions", "events", "zoo", "writing")  # fmt: skip
+                 "sheet", "png", "webp", "cli", "frames", "recording", "sessions", "events", "zoo",
+                 "writing")  # fmt: skip
 HEAVY = ("torch", "cem_core.runner", "cem_core.samplers", "cem_core.checkpoints", "cem_core.models",
          "cem_core.energies", "cem_core.probes")  # fmt: skip
 """What brings torch along."""

@@ -222,6 +222,14 @@ def test_a_normaliser_in_the_file_is_found_exactly(mean: str, std: str, shape: t
     assert (fact.value, fact.source) == (WRITTEN, "file")
 
 
+def test_a_normaliser_of_pixels_from_0_to_255_is_brought_to_those_from_0_to_1() -> None:
+    numbers = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
+    found = settled(tensors={f"normalize.{part}": 255 * torch.tensor(values) for part, values in numbers.items()})
+    assert (found.source, found.why) == ("file", "its numbers are of pixels from 0 to 255")
+    given = parse(found.value, 3)
+    assert (given.mean, given.std) == (pytest.approx(numbers["mean"]), pytest.approx(numbers["std"]))
+
+
 def below(prefix: str, tensors: Tensors) -> Tensors:
     return {prefix + key: value for key, value in tensors.items()}
 
