@@ -365,9 +365,17 @@ def convert(file: str, out: Path, assumed: tuple[str, ...]) -> None:
 @click.option("--norm", type=click.Choice(["l2", "linf"], case_sensitive=False), default="l2", show_default=True)
 @click.option("--eps", default="0,0.25,0.5,1", show_default=True, help="Radii, such as 0,1/255,8/255; 0 is clean.")
 @click.option("--num", type=int, default=None, help="Images, evenly over the classes. Default: all.")
+@_assuming
 @click.option("--json", "as_json", is_flag=True)
 def probe(
-    checkpoints_: tuple[str, ...], data: Path, split: str | None, norm: Any, eps: str, num: int | None, as_json: bool
+    checkpoints_: tuple[str, ...],
+    data: Path,
+    split: str | None,
+    norm: Any,
+    eps: str,
+    num: int | None,
+    assumed: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Accuracy against ε under PGD-20 (random start, step 2.5·ε/20)."""
     import msgspec
@@ -380,7 +388,7 @@ def probe(
     dataset = open_dataset(data, split).take(num)
     rows = []
     for reference in checkpoints_:
-        model, checkpoint = checkpoints.load(reference, choices=_choices(reference, ()))
+        model, checkpoint = checkpoints.load(reference, choices=_choices(reference, assumed))
         if dataset.classes != checkpoint.classes:
             raise Refused(f"The classes of {data.name} are not those of {checkpoint.name}.")
         pixels, labels = dataset.arrays(checkpoint.size)

@@ -93,7 +93,9 @@ def fetch(entry: Entry, watch: Callable[[float], None] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             gdown.download(id=entry.drive, output=_Watched(file, watch), quiet=True)
-        if not beside.stat().st_size:
+        with beside.open("rb") as file:
+            begins = file.read(16).lstrip()
+        if not begins or begins.startswith(b"<"):  # nothing, or a page that says why
             raise Refused(f"{entry.name} did not come: Google Drive may ask to wait when a file is much in demand.")
         beside.replace(path)
     except OSError as error:  # among them what requests raises

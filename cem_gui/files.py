@@ -38,7 +38,9 @@ class Opening:
     device: Device
     precision: Precision
     choices: dict[str, str] | None = None
-    """What the file is to be read as, remembered if it opens; None: what was remembered of it."""
+    """What the file is to be read as; None: what was remembered of it."""
+    remember: bool = False
+    """Read it so from now on, if it opens so."""
     entry: Entry | None = None
     """A published model, which is downloaded first unless it is there."""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -218,7 +220,7 @@ class Files(QObject):
             choices = {}
             _, checkpoint = checkpoints.load(reference, *place, choices, watch)
         watch(1)
-        if opening.choices is not None:
+        if opening.remember:
             notes += _remember(checkpoint, choices)
         notes += checkpoint.warnings
         return OpenModel(reference, *place, choices, checkpoint, starts.has_gaussians(checkpoint), tuple(notes))

@@ -248,7 +248,7 @@ class Models(QObject):
     @Slot(dict)
     def _read_otherwise(self, choices: dict[str, str]) -> None:
         if self.current is not None:
-            self._begin(Opening(self.current.reference, *self._panel.place, choices))
+            self._begin(Opening(self.current.reference, *self._panel.place, choices, remember=True))
 
     @Slot()
     def _details_closed(self) -> None:
@@ -302,7 +302,7 @@ def _read_recent(settings: QSettings) -> list[str]:
 
 
 def _again(opening: Opening, device: Device, precision: Precision) -> Opening:
-    return Opening(opening.reference, device, precision, opening.choices, opening.entry)
+    return Opening(opening.reference, device, precision, opening.choices, opening.remember, opening.entry)
 
 
 def _name(reference: str) -> str:

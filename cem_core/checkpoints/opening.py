@@ -114,7 +114,7 @@ def _load(
 
 
 def _versions(path: Path, chosen: Mapping[str, str]) -> tuple[object, ...]:
-    """Differ once the file was written, or one that is read with it: options beside it, and the head that was chosen."""
+    """Differ once the file was written, or what is read with it: options beside it, and the head that was chosen."""
     found: list[object] = [version(path)]
     for name in (*SIDECARS, *filter(None, [chosen.get("head")])):
         try:

@@ -38,6 +38,8 @@ NORMALISATIONS: Final[Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]]
 """Mean and deviation of each channel, in [0,1] units; those of one channel are the first."""
 _SMALL: Final = 64
 """Side of the largest images that are small ones, in pixels."""
+_FARTHEST: Final = 3.0
+"""From what a normalisation would give: beyond it, what a batch norm has seen speaks for none."""
 PER_IMAGE: Final = "per image"
 """The mean and deviation of each image itself (TensorFlow's per_image_standardization)."""
 
@@ -101,7 +103,7 @@ def settle(
         return found, Fact("normalisation", name, source, confidence, options, True, why or _numbers(found))  # type: ignore[arg-type]
 
     if (chosen := choices.get("normalisation")) is not None:
-        return fact(chosen, "choice", 1.0, "")
+        return fact(_spelt(chosen), "choice", 1.0, "")
     if (written := said.get("normalisation")) is not None:
         with suppress(Refused):  # numbers for another network
             return fact(written, "file", 1.0, "")
@@ -133,6 +135,7 @@ def parse(text: str, channels: int) -> Normalisation:
     Raises:
         Refused: it is none of these, or has another number of channels.
     """
+    text = _spelt(text)
     if text == PER_IMAGE:
         return Normalisation((0.0,) * channels, (1.0,) * channels, per_image=True)
     if text in NORMALISATIONS:
@@ -149,6 +152,11 @@ def parse(text: str, channels: int) -> Normalisation:
     raise Refused(
         f"{text[:60]!r} is no normalisation: give one of {', '.join(NORMALISATIONS)}, {PER_IMAGE}, or {form}."
     )
+
+
+def _spelt(text: str) -> str:
+    """A name of the table as it is written there."""
+    return next((name for name in (*NORMALISATIONS, PER_IMAGE) if name.casefold() == text.casefold()), text)
 
 
 def probe(plan: Plan, tensors: Mapping[str, Tensor]) -> tuple[str, str, float, str] | None:
@@ -193,6 +201,8 @@ def probe(plan: Plan, tensors: Mapping[str, Tensor]) -> tuple[str, str, float, s
                 off = float((wanted_mean - seen_mean).norm() / wanted_std) + 2 * abs(math.log(seen_std / wanted_std))
                 distances[name] = min(off, distances.get(name, math.inf))
     best = min(distances, key=lambda name: distances[name])
+    if distances[best] > _FARTHEST:
+        return None
     why = f"its first batch norm saw inputs of mean {_list(seen_mean.tolist())} and deviation {seen_std:.2g}"
     return best, "guess", 0.75 if distances[best] < 0.8 else 0.5, why
 

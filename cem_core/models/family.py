@@ -34,9 +34,10 @@ class Evidence:
         """
         key = what.replace(" ", "_")
         if (chosen := self.choices.get(key)) is not None:
-            if chosen not in options:
+            spelt = next((option for option in options if option.casefold() == chosen.casefold()), None)
+            if spelt is None:
                 raise Refused(f"The {what} cannot be {chosen[:40]!r}: choose one of {', '.join(options)}.")
-            return Fact(what, chosen, "choice", 1.0, options)
+            return Fact(what, spelt, "choice", 1.0, options)
         if (said := self.said.get(key)) is not None:
             if said not in options:
                 raise Refused(f"Its {what} is {said[:40]!r}, which is not known here: {', '.join(options)} are.")

@@ -97,7 +97,7 @@ def test_per_image_is_tensorflows() -> None:
 
 
 BAD = (
-    "", "imagenet", "0.5", "mean", "mean 0.5, std 0.5", "mean 0.5/0.5/0.5", "mean 0.5/0.5/0.5, std 0.5/0.5",
+    "", "image-net", "0.5", "mean", "mean 0.5, std 0.5", "mean 0.5/0.5/0.5", "mean 0.5/0.5/0.5, std 0.5/0.5",
     "mean 0.5/0.5/0.5, std 0.5/0.5/0", "mean 0.5/0.5/0.5, std 0.5/0.5/-1", "mean 0.5/0.5/nan, std 1/1/1",
     "mean 0.5/0.5/inf, std 1/1/1", "mean 0/0/0, std 1/1/inf", "mean 0/0/0, std 1/1/1e-300", "mean a/b/c, std 1/1/1",
     "mean 0/0/0, std 1/1/1, more", "std 1/1/1, mean 0/0/0", "mean 0/0/0, std 1/1/1\nmean", "mean //, std //",
@@ -540,3 +540,8 @@ def test_its_accuracy_is_that_of_its_authors(others_model: str) -> None:
             x.split(100), torch.from_numpy(labels).split(100), strict=True))  # fmt: skip
     assert 0.78 <= right / len(labels) <= 0.93, "0.84 of a thousand; these are JPEGs"
     checkpoints.forget()
+
+
+@pytest.mark.parametrize("text", ["imagenet", "IMAGENET", "ImageNet"])
+def test_a_name_may_be_spelt_in_any_case(text: str) -> None:
+    assert preprocessing.parse(text, 3) == preprocessing.parse("ImageNet", 3)

@@ -39,7 +39,7 @@ class Boss(QObject):
         files.measured.connect(self.hear_measured)
 
     def open(self, reference: str, choices: dict[str, str] | None = None) -> Opening:
-        opening = Opening(reference, "cpu", "float32", choices)
+        opening = Opening(reference, "cpu", "float32", choices, remember=choices is not None)
         self.files.open(opening)
         return opening
 
