@@ -342,7 +342,7 @@ def test_what_the_menu_of_a_run_does(window: MainWindow, wait: Wait, tmp_path: P
     assert folder_of(window.player.session) == folder
     choice(window, folder, "Resume").trigger()
     wait(lambda: window.player.gait == "running")
-    wait(lambda: window.recorded.panel.live == folder)  # the window has seen it grow
+    wait(lambda: window.recorded.live == folder)  # the window has seen it grow
     assert not choice(window, folder, "Delete").isEnabled()
     press(Qt.Key.Key_Escape)
     wait(lambda: window.player.gait == "ended")
