@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,7 +91,7 @@ def _state_dict(
         _report(path, digest, plan, facts, size, said, choices),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         ignored=(*unused, *contents.stood_in),
-        warnings=(f"{_some(strange)} not used: this may be another network than it looks like.",) if strange else (),
+        warnings=tuple(_warnings(strange, {key: tensors[key] for key in taken & tensors.keys()})),
         heads=offered,
         replay=0 if replay is None else len(replay),
     )
@@ -117,6 +117,14 @@ def version(path: Path) -> tuple[int, int, int]:
     """Differs once a file has been written or replaced."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _warnings(strange: list[str], used: Tensors) -> Iterator[str]:
+    if strange:
+        yield f"{_some(strange)} not used: this may be another network than it looks like."
+    broken = (key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all())
+    if key := next(broken, None):
+        yield f"{key} holds NaN or infinity: its weights are broken, and no run will get far."
 
 
 def _refuse_strange(path: Path, plan: Plan, taken: set[str], unused: list[str]) -> None:

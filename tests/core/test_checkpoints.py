@@ -176,6 +176,16 @@ def test_keys_that_the_network_does_not_use_are_named(tmp_path: Path) -> None:
     assert checkpoints.load(str(tiny.saved(tmp_path / "net", tensors)), "cpu")[1].ignored == ("aux.weight", "ema_decay")
 
 
+def test_weights_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    tensors = tiny.weights()
+    tensors["layer2.0.conv1.weight"][0, 0] = torch.nan
+    report = checkpoints.inspect(str(tiny.saved(tmp_path / "net", tensors)))
+    assert report.warnings == (
+        "layer2.0.conv1.weight holds NaN or infinity: its weights are broken, and no run will get far.",
+    )
+    assert checkpoints.inspect(str(tiny.saved(tmp_path / "net"))).warnings == ()
+
+
 def test_missing_batch_counters_are_no_obstacle(tmp_path: Path) -> None:
     tensors = {key: value for key, value in tiny.weights().items() if "num_batches" not in key}
     slim = checkpoints.load(str(tiny.saved(tmp_path / "slim", tensors)), "cpu")[0]
