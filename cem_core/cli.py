@@ -515,6 +515,7 @@ def replay(session: str, verify: bool, as_json: bool) -> None:
     folder = sessions.resolve(session)
     recorded = Session.open(folder, budget=sessions.settings().memory)
     summary, found = sessions.summarise(folder), events.events(recorded)
+    lost = summary.steps + 1 - len(recorded) if not summary.running else 0
     verdict = None
     if verify:
         from cem_core import replaying
@@ -538,7 +539,10 @@ def replay(session: str, verify: bool, as_json: bool) -> None:
             click.echo(f"  step {event.step:6,}  chain {event.chain + 1:4}  {event.kind}")
         if verdict is not None:
             click.echo(verdict.sentence)
-    if verdict is not None and not verdict.bit_equal:
+    if lost > 0:
+        said = f"the last {lost:,} steps" if lost > 1 else "the last step"
+        click.echo(f"Note: the pixels of {said} are missing or damaged: resume makes them again.", err=True)
+    if verdict is not None and (lost > 0 or not verdict.bit_equal):
         raise click.exceptions.Exit(1)
 
 
@@ -746,6 +750,7 @@ def _run(spec: RunSpec, options: dict[str, Any], before: RunFile | None = None) 
 
 def _played(messages: Iterator[Message], session: Session | Callable[[RunStart], Session], steps: int) -> Session:
     """The session with all that a run said; what was recorded is safe whatever ends it: a full disk, or Ctrl-C."""
+    from cem_core.frames import Lost
     from cem_core.messages import Refused, RunEnd, RunStart, Step
 
     kept = None if callable(session) else session
@@ -769,6 +774,8 @@ def _played(messages: Iterator[Message], session: Session | Callable[[RunStart],
                 with suppress(OSError):  # then it was interrupted
                     kept.finish(RunEnd(kept.start.spec.id, "stopped"))
             raise
+        except Lost as error:
+            raise Refused(str(error)) from error
         except OSError as error:
             if kept is None:
                 raise

@@ -22,6 +22,10 @@ _OVERHEAD: Final = 1024
 """Bytes that a file may be longer than its pixels."""
 
 
+class Lost(OSError):
+    """The pixels of a step cannot be had again; says so in a sentence."""
+
+
 class Frames:
     """The files of T steps of pixels (B, C, H, W).
 
@@ -63,15 +67,15 @@ class Frames:
             with self.path(index).open("rb") as file:
                 packed = file.read(0 if pixels is None else pixels.nbytes + _OVERHEAD)
         except FileNotFoundError as error:
-            raise OSError(f"The pixels of step {index:,} are missing: their file is gone.") from error
+            raise Lost(f"The pixels of step {index:,} are missing: their file is gone.") from error
         except OSError as error:
-            raise OSError(f"The pixels of step {index:,} cannot be read: {error.strerror or error}.") from error
+            raise Lost(f"The pixels of step {index:,} cannot be read: {error.strerror or error}.") from error
         if pixels is None or not _is_whole(packed, pixels.nbytes):
-            raise OSError(f"The pixels of step {index:,} are damaged: their file is cut short or was changed.")
+            raise Lost(f"The pixels of step {index:,} are damaged: their file is cut short or was changed.")
         try:
             _codec().decode(packed[:-4], out=pixels)
         except (RuntimeError, ValueError) as error:
-            raise OSError(f"The pixels of step {index:,} are damaged: their file was changed.") from error
+            raise Lost(f"The pixels of step {index:,} are damaged: their file was changed.") from error
         return np.asarray(pixels, np.float32)
 
     def is_whole(self, index: int) -> bool:

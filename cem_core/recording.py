@@ -415,6 +415,8 @@ def _read_table(folder: Path, header: Header, since: int = 0) -> Recorded:
         classes = int(length or 0) // 4
         if not 0 <= count <= MAX_STEPS + 1 or not 0 <= classes <= 2**20:
             raise ValueError("there are too many steps or classes")
+        if count and classes != len(header.start.checkpoint.classes):
+            raise ValueError(f"it has {classes:,} logits a step for {len(header.start.checkpoint.classes):,} classes")
         if (rows := table.execute("SELECT count(*) FROM step WHERE step >= ?", (since,)).fetchone()[0]) != (
             count * chains
         ):
@@ -441,6 +443,8 @@ def _read_table(folder: Path, header: Header, since: int = 0) -> Recorded:
         frames = table.execute("SELECT step FROM frame WHERE step BETWEEN ? AND ?", (since, since + count - 1))
         kept[[int(step) - since for (step,) in frames]] = True
         changes = table.execute("SELECT step, row FROM sampler WHERE step >= ? ORDER BY step", (since,)).fetchall()
+        if count and not since and (not changes or changes[0][0] != 0):
+            raise ValueError("it does not say what the first step was made with")
         return Recorded(
             count,
             {name: values.reshape(count, chains) for name, values in scalars.items()}

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from cem_core.frames import Lost
 from cem_core.messages import Floats, Norm, RunEnd, RunStart, Sampler, Step
 from cem_core.recording import Recorded, Recording
 
@@ -136,7 +137,7 @@ class Session:
             assert self.recording is not None
             if index in self._dropped:
                 every = self.recording.header.thinned
-                raise OSError(
+                raise Lost(
                     f"The pixels of step {index:,} were thinned out: kept are those of one step in {every:,}, and all "
                     "numbers."
                 )

@@ -132,7 +132,8 @@ class Player(QObject):
     def resume(self, folder: Path, sampler: Sampler) -> None:
         """End the run in progress and go on with a recorded one, with this row."""
         self.stop()
-        self._begun, self._run_id, self._resumed = None, "", folder
+        # Its folder stands for it until it is open and its id is known.
+        self._begun, self._run_id, self._resumed = None, str(folder), folder
         self._controls = Controls(sampler, "running")
         self._resume_wanted.emit(folder, self._controls)
         self._set_gait("running")

@@ -175,9 +175,14 @@ class Runs(QObject):
         if not len(session):
             self.said.emit("There is nothing in this run: it was interrupted before its start was written.")
             return
+        step, self._jump = self._jump if purpose == "open" else -1, -1
+        try:
+            session[0]  # nothing can be shown or run again without it
+        except OSError as error:
+            self.said.emit(f"{Path(folder).name} cannot be opened. {error}")
+            return
         self._player.show(session)
-        self.opened.emit(session, self._jump)
-        self._jump = -1
+        self.opened.emit(session, step)
         if self.panel.entry(folder) is None:
             self.shelf.look(folder)
         if purpose == "resume":
@@ -192,6 +197,7 @@ class Runs(QObject):
             self.open(folder, run.frame.step if run.frame is not None else -1)
         else:
             self.carried.emit(run)
+            self.said.emit("The settings of its run are restored. The run itself is not recorded here: Run repeats it.")
 
     @Slot()
     def copy_command(self) -> None:

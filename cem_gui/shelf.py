@@ -86,8 +86,10 @@ class Shelf(QObject):
         """Take a run out of the trash that was deleted before."""
 
         def restore() -> None:
-            if (name := self._trash.pop(folder, "")) != "":
-                self.restored.emit(sessions.summarise(sessions.restore(name)))
+            if folder in self._trash:
+                restored = sessions.restore(self._trash[folder])
+                del self._trash[folder]  # not before: if it could not be moved, it may be tried again
+                self.restored.emit(sessions.summarise(restored))
 
         self._do(restore)
 

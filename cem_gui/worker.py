@@ -179,11 +179,12 @@ class Worker(QObject):
         from cem_core import replaying
 
         if controls.stopped:
+            self.mailbox.ended(RunEnd(str(folder), "stopped"))
             return
         try:
             session = Session.open(folder, write=True, budget=self.keeping.memory)
         except (Refused, OSError) as error:
-            self.mailbox.ended(RunEnd("", "failed", str(error)))
+            self.mailbox.ended(RunEnd(str(folder), "failed", str(error)))
             return
         self.mailbox.began(session)
         run = session.start.spec.id
@@ -250,8 +251,10 @@ class Worker(QObject):
             log.exception("recording run %s failed", run)
             end = RunEnd(run, "failed", _lost(error))
         if session is not None:
-            # A run that could not be resumed is as it was.
-            self._finish(session, before if resumed and not self.busy_steps else end, controls)
+            # A run that could not be resumed is as it was; one that lacked nothing but its end has it now.
+            lacked_its_end = before is None and end.reason == "done"
+            as_it_was = resumed and not self.busy_steps and not lacked_its_end
+            self._finish(session, before if as_it_was else end, controls)
         self.mailbox.ended(end)
 
     def _keep(self, session: Session, step: Step) -> None:

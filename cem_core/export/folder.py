@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from cem_core.export.carried import PROGRAM
 from cem_core.export.choices import KINDS
+from cem_core.frames import Lost
 from cem_core.messages import Refused
 
 RECORD: Final = "run.json"
@@ -191,6 +192,8 @@ def plainly(out: Path) -> Iterator[None]:
     """An OSError, said in a sentence."""
     try:
         yield
+    except Lost as error:
+        raise Refused(f"{error} Nothing was exported: choose a range without it.") from error
     except OSError as error:
         sentence = {
             errno.ENOSPC: "The disk is full",

@@ -622,6 +622,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "long logits": (statement("UPDATE step SET logits = zeroblob(80) WHERE chain = 1"), "damaged steps.sqlite"),
     "odd logits": (statement("UPDATE step SET logits = zeroblob(7)"), "damaged steps.sqlite"),
     "no logits": (statement("UPDATE step SET logits = NULL"), "damaged steps.sqlite"),
+    "logits of other classes": (statement("UPDATE step SET logits = zeroblob(12)"), "damaged steps.sqlite"),
+    "no sampler at all": (statement("DELETE FROM sampler"), "damaged steps.sqlite"),
     "a sampler that is none": (statement("UPDATE sampler SET row = '{}'"), "damaged steps.sqlite"),
     "an end that is none": (statement("UPDATE ended SET message = x'00'"), "damaged steps.sqlite"),
 }  # fmt: skip

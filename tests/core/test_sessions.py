@@ -404,6 +404,17 @@ def test_verify_fails_where_the_record_was_changed(net: str, tmp_path: Path) -> 
     assert "The pixels of step 1 are missing" in refused(run("replay", tmp_path / "run", "--verify"))
 
 
+def test_verify_tells_steps_that_are_missing_at_the_end(net: str, tmp_path: Path) -> None:
+    ran(*morph(net, "--session", tmp_path / "run"))
+    last = len(Session.open(tmp_path / "run")) - 1
+    (tmp_path / "run" / "pixels" / f"c.{last}.0.0.0.0").unlink()
+    result = run("replay", tmp_path / "run", "--verify")
+    assert result.exit_code == 1
+    assert "the pixels of the last step are missing or damaged: resume makes them again" in result.stderr
+    ran("resume", tmp_path / "run")
+    assert "bit-equal" in ran("replay", tmp_path / "run", "--verify")
+
+
 def test_a_budget_is_remembered_and_pointed_out(net: str, root: Path, tmp_path: Path) -> None:
     recorded(root / "a run")
     result = run("sessions", "--disk", 0.000001, "--memory", 100)

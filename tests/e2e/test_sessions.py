@@ -472,3 +472,14 @@ def test_a_run_can_be_forked_from_its_first_step_on(window: MainWindow, wait: Wa
     wait(window.acts.fork.isEnabled)
     window.acts.fork.trigger()
     wait(lambda: at_start(window) and window.player.session.start.names == ("a.png, step 1",))
+
+
+def test_a_run_that_lost_its_start_is_refused_in_a_sentence(
+    interrupted: tuple[str, RunSpec], window: MainWindow, wait: Wait
+) -> None:
+    folder, _ = interrupted
+    recording.frames(Path(folder), recording.read_header(Path(folder))).path(0).unlink()
+    before = window.player.session
+    window.runs.open(folder)
+    wait(lambda: "The pixels of step 0 are missing" in notice(window))
+    assert window.player.session is before

@@ -268,3 +268,26 @@ def test_controls_may_be_used_from_any_thread() -> None:
     controls.stop()
     asking.join()
     assert answers[-1] is None
+
+
+def test_a_resumption_that_was_stopped_before_its_turn_ends_all_the_same(tmp_path: Path) -> None:
+    worker, controls = Worker(), Controls(spec().sampler)
+    worker.mailbox = ledger = Ledger()
+    controls.stop()
+    worker.resume(tmp_path, controls)
+    assert ledger.ends == [RunEnd(str(tmp_path), "stopped")]
+
+
+def test_a_run_that_lacked_nothing_but_its_end_gets_it(tmp_path: Path) -> None:
+    wanted = spec(steps=3)
+    messages = list(runner.play(wanted))
+    session = Session.record(tmp_path / "run", messages[0])
+    for step in messages[1:-1]:
+        session.append(step)
+    session.close()
+    worker = Worker()
+    worker.mailbox = ledger = Ledger()
+    worker.resume(tmp_path / "run", Controls(wanted.sampler, "running"))
+    assert ledger.ends == [RunEnd("a run", "done")]
+    again = Session.open(tmp_path / "run")
+    assert (len(again), again.end) == (4, RunEnd("a run", "done"))
