@@ -554,7 +554,7 @@ def resume(session: str, steps: int | None) -> None:
     import msgspec
 
     from cem_core import replaying, sessions
-    from cem_core.messages import Refused
+    from cem_core.messages import Refused, RunEnd
     from cem_core.session import Session
 
     recorded = Session.open(sessions.resolve(session), write=True, budget=sessions.settings().memory)
@@ -563,6 +563,10 @@ def resume(session: str, steps: int | None) -> None:
         row = msgspec.structs.replace(row, steps=steps)
     done = len(recorded) - 1
     if done >= row.steps:
+        if recorded.end is None:  # killed between its last step and the word that it was the last
+            recorded.finish(RunEnd(recorded.start.spec.id, "done"))
+            recorded.close()
+            return
         recorded.close()
         raise Refused(f"It has its {done:,} steps: ask for more with --steps.")
     _played(replaying.resume(recorded, lambda: row), recorded, row.steps - done)

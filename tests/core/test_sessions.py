@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +415,16 @@ def test_verify_tells_steps_that_are_missing_at_the_end(net: str, tmp_path: Path
     assert "the pixels of the last step are missing or damaged: resume makes them again" in result.stderr
     ran("resume", tmp_path / "run")
     assert "bit-equal" in ran("replay", tmp_path / "run", "--verify")
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_done(net: str, tmp_path: Path) -> None:
+    ran(*morph(net, "--session", tmp_path / "run"))
+    with closing(sqlite3.connect(tmp_path / "run" / "steps.sqlite")) as table, table:
+        table.execute("DELETE FROM ended")
+    assert sessions.summarise(tmp_path / "run").state == "interrupted"
+    ran("resume", tmp_path / "run")
+    assert sessions.summarise(tmp_path / "run").state == "done"
+    assert "It has its" in refused(run("resume", tmp_path / "run"))
 
 
 def test_a_budget_is_remembered_and_pointed_out(net: str, root: Path, tmp_path: Path) -> None:
