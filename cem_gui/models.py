@@ -28,6 +28,8 @@ class Models(QObject):
 
     opened = Signal()
     """`current` is another, or the same read otherwise."""
+    stayed = Signal()
+    """An opening failed or was cancelled: `current` is what it was."""
     none_open = Signal()
     """An opening failed or was cancelled, and there was no model before."""
     said = Signal(str, str)
@@ -118,8 +120,7 @@ class Models(QObject):
         if self._opening is not None:
             self._opening.cancelled.set()
             self._end_opening()
-            if self.current is None:
-                self.none_open.emit()
+            self._stay()
 
     def _end_opening(self) -> None:
         self._opening = None
@@ -177,8 +178,12 @@ class Models(QObject):
             self.open(bundle.DEFAULT_MODEL)
         else:
             self._say_all()
-            if self.current is None:
-                self.none_open.emit()
+            self._stay()
+
+    def _stay(self) -> None:
+        self.stayed.emit()
+        if self.current is None:
+            self.none_open.emit()
 
     @Slot()
     def _placed(self) -> None:

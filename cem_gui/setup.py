@@ -136,6 +136,7 @@ class Setup(QObject):
         sampler.targets_changed.connect(self._targets_set)
         pictures.taken.connect(self._images_taken)
         models.opened.connect(self._model_opened)
+        models.stayed.connect(self._model_stayed)
 
     # ---- what is set -------------------------------------------------------------------------------------------------
 
@@ -266,6 +267,11 @@ class Setup(QObject):
             self._note()
         if awaited is None or awaited.begins:
             self.renewed.emit()
+
+    @Slot()
+    def _model_stayed(self) -> None:
+        """What waited for another model is not set any more when somebody opens that one later."""
+        self._awaited = None
 
     # ---- set by the program ------------------------------------------------------------------------------------------
 

@@ -118,6 +118,22 @@ def test_another_model_is_taken_back(window: MainWindow, wait: Wait) -> None:
     wait(lambda: at_start(window) and window.player.session.start.spec.checkpoint == second)
 
 
+def test_a_model_that_is_gone_leaves_nothing_waiting(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
+    first = next(iter(bundle.models()))
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(bundle.models()[first].read_bytes())
+    window.models.open(str(mine))
+    wait(lambda: at_start(window) and window.player.session.start.spec.checkpoint == str(mine))
+    choose(window.model.choice, first)
+    wait(lambda: at_start(window) and window.player.session.start.spec.checkpoint == first)
+    mine.unlink()
+    undo(window)
+    assert window.setup.waits
+    wait(lambda: not window.setup.waits)
+    assert window.player.session.start.spec.checkpoint == first
+    assert not window.evolution.notice.isHidden()
+
+
 def test_undo_changes_a_run_as_a_hand_would(window: MainWindow, wait: Wait, tmp_path: Path) -> None:
     begin_from(window, wait, save_image(tmp_path / "a.png"), preset="RCS", steps=10_000)
     player = window.player
