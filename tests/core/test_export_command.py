@@ -54,8 +54,8 @@ def asked(line: str, classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) 
         return checkpoint
 
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_open", opened)
-        patched.setattr(cli, "_run", lambda spec, options: caught.append((spec, options)))
+        patched.setattr(cli.runs, "_open", opened)
+        patched.setattr(cli.runs, "_run", lambda spec, options: caught.append((spec, options)))
         program, *arguments = shlex.split(line)
         assert program == "cem-explorer"
         result = CliRunner().invoke(cli.main, arguments)

@@ -1,0 +1,53 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from cem_core import __version__
+from cem_core.cli import checkpoints, probe, runs, sessions, starts
+
+
+class _Group(click.Group):
+    """Turns bad input into one line and exit code 1."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that knows no ∇ shows a question mark
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        logging.lastResort = None  # what libraries say of bad input is said in our own sentence
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except ValueError as error:
+            from cem_core.messages import Refused
+
+            if isinstance(error, Refused):
+                raise click.ClickException(" ".join(str(error).split())) from error
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="cem-explorer")
+def main() -> None:
+    """Read classifiers as energy-based models and watch images move through them.
+
+    The window is opened by cem-explorer-gui; everything here does the same work without it.
+    """
+
+
+for _command in (
+    runs.morph, runs.demo, sessions.export_, checkpoints.models, checkpoints.inspect, checkpoints.convert, probe.probe,
+    starts.fit_starts, sessions.sessions, sessions.replay, sessions.resume,
+):  # fmt: skip
+    main.add_command(_command)

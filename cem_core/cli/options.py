@@ -1,0 +1,124 @@
+"""Options that several commands share, and what is made of their text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cem_core.export import Export
+
+
+assuming = click.option(
+    "--assume", "assumed", multiple=True, metavar="FACT=VALUE",
+    help="Say what a checkpoint leaves open, such as normalisation=none; `inspect` lists what can be said. Repeatable.",
+)  # fmt: skip
+
+
+def sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a run, in the order in which they are shown."""
+    for option in reversed(
+        (
+            click.option("--checkpoint", default=None, metavar="NAME|FILE", help="Default: the bundled robust model."),
+            assuming,
+            click.option("--sampler", "name", metavar="NAME",
+                         help="TA, CS, RCS, Langevin, PGD, PGD-targeted, PGD-Linf, PGD-Linf-targeted. "
+                         "Default: TA from images, RCS otherwise."),
+            click.option("--a", type=float, help="Weight of the class part ∇f(x,y)."),
+            click.option("--b", type=float, help="Weight of the marginal part ∇LSE(x)."),
+            click.option("--step-size", type=float, help="Length of a step, in pixel units of [0,1]."),
+            click.option("--noise", type=float, help="Deviation of the noise added at each step."),
+            click.option("--norm", type=click.Choice(["l2", "linf"], case_sensitive=False)),
+            click.option("--radius", type=str, metavar="NUMBER|none", help="Radius of the ball, such as 1.0 or 8/255."),
+            click.option("--steps", type=int),
+            click.option("--random-start/--no-random-start", default=None, help="Begin at a random point of the ball."),
+            click.option("--normalised/--plain", default=None, help="Steps of fixed length, or plain gradient steps."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Of the first chain."),
+            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
+                         show_default=True),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def keeping(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is left of a run."""
+    for option in reversed(
+        (
+            click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+                         help="Where to export to; needed unless the run is recorded."),
+            click.option("--record", is_flag=True, help="Keep the run as a session, to look at, resume and verify."),
+            click.option("--session", "folder", type=click.Path(path_type=Path), metavar="DIR",
+                         help="Record into this new folder."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def exporting(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of an export."""
+    for option in reversed(
+        (
+            click.option("--formats", "--format", "formats", multiple=True, default=("png,apng,sheet,csv",),
+                         show_default=True, metavar="LIST",
+                         help="Of png, sheet, apng, webp, webp-lossy, gif, mp4, ffv1, vp9, csv, svg, plot. "
+                         "Repeatable."),
+            click.option("--range", "range_", default=":", metavar="FIRST:LAST", help="Steps. Default: all."),
+            click.option("--every", type=int, default=1, show_default=True, help="Export each k-th step."),
+            click.option("--layout", type=click.Choice(["image", "difference", "original", "curves"]), default="image",
+                         show_default=True, help="What stands beside each image of an animation or video."),
+            click.option("--gain", type=int, default=8, show_default=True, help="Of the difference: 1, 2, 4 … 32."),
+            click.option("--captions", is_flag=True, help="Step, probability and energy below each image."),
+            click.option("--scale", type=int, default=None,
+                         help="Enlarge animations and sheet. Default: to 256 px or more."),
+            click.option("--fps", type=float, default=20, show_default=True),
+            click.option("--hold", type=float, default=0, show_default=True, help="Seconds more for first and last."),
+            click.option("--ease", is_flag=True, help="Begin and end slowly."),
+            click.option("--loop/--once", default=True, help="Play again and again, where the format can say so."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def fraction(option: str, text: str) -> float:
+    """A number that may be written as a fraction, such as 8/255."""
+    above, _, below = text.strip().partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{text!r} is not a number.", param_hint=option) from None
+
+
+def chosen(reference: str, assumed: tuple[str, ...]) -> dict[str, str]:
+    """What was chosen for a file before, and on top what --assume says now: fact → value."""
+    from cem_core import checkpoints
+
+    said = {}
+    for part in assumed:
+        fact, equals, value = part.partition("=")
+        if not equals or not fact.strip() or not value.strip():
+            raise click.BadParameter(f"{part!r} is not FACT=VALUE.", param_hint="--assume")
+        said[fact.strip().replace(" ", "_").replace("-", "_")] = value.strip()
+    return checkpoints.recall(reference) | said
+
+
+def export_choices(options: dict[str, Any]) -> Export:
+    from cem_core.export import Export
+
+    first, colon, last = options["range_"].partition(":")
+    try:
+        begin, end = (int(text) if text.strip() else None for text in (first, last))
+        if not colon:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{options['range_']!r} is not FIRST:LAST.", param_hint="--range") from None
+    as_said = ("every", "layout", "gain", "captions", "scale", "fps", "hold", "ease", "loop")
+    formats: Any = tuple(dict.fromkeys(part.strip() for text in options["formats"] for part in text.split(",")))
+    return Export(formats=formats, first=begin or 0, last=end, **{name: options[name] for name in as_said})

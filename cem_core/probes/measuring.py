@@ -1,0 +1,29 @@
+"""A request in, its answers out: the one file that joins the probes. The command line and the window both read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cem_core.probes.requests import Request
+from cem_core.probes.results import Answer
+
+GoOn = Callable[[], bool]
+
+
+class Cancelled(Exception):
+    """Somebody does not want the answer any more."""
+
+
+def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None = None) -> Iterator[Answer]:
+    """The answers to a request, as they come.
+
+    Args:
+        go_on: asked before each forward pass, also within attacks of other packages; False ends it at once.
+        journal: a file in which the cells of accuracies are kept; those that it holds are not measured again.
+
+    Raises:
+        Refused: a model, the data or an image cannot be used as asked.
+        Cancelled: `go_on` said so.
+    """
+    raise NotImplementedError
