@@ -1,4 +1,4 @@
-"""Labelled images: a folder with a subfolder for each class, or a tar archive of one."""
+"""Labelled images: class folders, in a folder or a tar archive; torchvision's datasets on disk; the bundled samples."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from cem_core.images import SUFFIXES, Bytes, prepare, prepare_file, to_uint8
+from cem_core import bundle
+from cem_core.images import SUFFIXES, Bytes, Picture, prepare, prepare_file, to_uint8
 from cem_core.messages import Refused
+from cem_core.probes.requests import Data
+
+Skipped: TypeAlias = Callable[[str, str], None]
+"""Told of an image that cannot be read: its path, and why."""
+Indices: TypeAlias = NDArray[np.int64]
 
 MAX_MEMBER: Final = 64 * 2**20
 """Bytes of one image in an archive."""
+MAX_UNPACKED: Final = 4 * 10**9
+"""Bytes of the images of an archive, which are kept in memory: it can only be read from front to back."""
 _SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation"})
 _DEPTH: Final = 6
 """Folders below the top that are looked into."""
@@ -54,6 +64,55 @@ class _Member(tarfile.TarInfo):
         return super()
 
 
+class Labelled(Protocol):
+    """N labelled images, of which parts are read as they are wanted."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """A label is an index into them."""
+
+    @property
+    def labels(self) -> Indices:
+        """(N,)"""
+
+    def __len__(self) -> int: ...
+
+    def take(self, first: int | None = None) -> Self:
+        """The first n, evenly across classes; None: all."""
+
+    def part(self, first: int, last: int, size: int, skipped: Skipped) -> tuple[Bytes, Indices]:
+        """Images first … last - 1, without those that cannot be read: `skipped` is told of these.
+
+        Returns:
+            (M, size, size, 3), and (M,) which images these are.
+
+        Raises:
+            Refused: an archive is damaged, or too large to be kept in memory.
+        """
+
+
+def open_labelled(data: Data) -> Labelled:
+    """Find the labelled images that a request means.
+
+    Of a dataset of torchvision, its `root` is given or the folder in that which holds the files; the split is "test"
+    unless said otherwise.
+
+    Raises:
+        Refused: as `open_dataset`; or the files are not those that torchvision fetches.
+    """
+    if not data.path:
+        if data.split is not None:
+            raise Refused(f"The bundled samples have no split {data.split}: leave the split out.")
+        return _samples().take(data.num)
+    path = Path(data.path).expanduser()
+    if (found := _of_torchvision(path)) is not None:
+        return _read_torchvision(*found, data.split).take(data.num)
+    return open_dataset(path, data.split).take(data.num)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """N labelled images, sorted by path; nothing is decoded until they are read."""
@@ -63,22 +122,18 @@ class Dataset:
     """In sorted order: a label is an index into them."""
     files: tuple[str, ...]
     """(N,) paths inside the folder or archive."""
-    labels: NDArray[np.int64]
+    labels: Indices
     """(N,)"""
+    name: str = ""
+    _unpacked: dict[int, list[Bytes | str]] = field(default_factory=dict, init=False, repr=False)
+    """What was read of an archive, by size; a text says why an image could not be."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def take(self, first: int | None = None, every: int = 1) -> Dataset:
         """A part with the same classes: every k-th file of each class, then the first n, evenly across classes."""
-        if every < 1 or (first is not None and first < 1):
-            raise Refused("Take at least 1 image, and every 1st or more.")
-        rank = np.empty(len(self), np.int64)  # of each file within its class
-        for label in range(len(self.classes)):
-            members = np.flatnonzero(self.labels == label)
-            rank[members] = np.arange(len(members))
-        kept = np.flatnonzero(rank % every == 0)
-        kept = np.sort(kept[np.lexsort((self.labels[kept], rank[kept]))][:first])
+        kept = _evenly(self.labels, first, every)
         return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept])
 
     def read(self, size: int) -> Iterator[tuple[int, Bytes]]:
@@ -87,26 +142,62 @@ class Dataset:
         Raises:
             Refused: an image or the archive is damaged.
         """
+        for index, image in self._decoded(size, range(len(self))):
+            if isinstance(image, str):
+                raise Refused(image)
+            yield index, image
+
+    def part(self, first: int, last: int, size: int, skipped: Skipped) -> tuple[Bytes, Indices]:
+        """As `Labelled` has it. A folder is read as far as asked; an archive as a whole when it is first asked."""
+        wanted = range(len(self))[first:last]
         if _is_folder(self.path):
-            for index, file in enumerate(self.files):
-                pixels = prepare(self.path / file, size).pixels
-                yield index, to_uint8(pixels).transpose(1, 2, 0)
+            found = [image for _, image in self._decoded(size, wanted)]
+        else:
+            if size not in self._unpacked:
+                self._unpacked[size] = self._unpack(size)
+            found = self._unpacked[size][first:last]
+        pixels, kept = np.empty((len(wanted), size, size, 3), np.uint8), []
+        for index, image in zip(wanted, found, strict=True):
+            if isinstance(image, str):
+                skipped(self.files[index], image)
+            else:
+                pixels[len(kept)] = image
+                kept.append(index)
+        return pixels[: len(kept)], np.array(kept, np.int64)
+
+    def _unpack(self, size: int) -> list[Bytes | str]:
+        if len(self) * size * size * 3 > MAX_UNPACKED:
+            room = f"{len(self) * size * size * 3 / 1e9:,.1f} GB"
+            raise Refused(f"The {len(self):,} images of {self.name} take {room} of memory: take fewer, or unpack it.")
+        return [image for _, image in sorted(self._decoded(size, range(len(self))), key=lambda pair: pair[0])]
+
+    def _decoded(self, size: int, wanted: range) -> Iterator[tuple[int, Bytes | str]]:
+        """(index, (size, size, 3)) or (index, why it cannot be read), in the order of storage."""
+
+        def decoded(prepared: Callable[[], Picture]) -> Bytes | str:
+            try:
+                return to_uint8(prepared().pixels).transpose(1, 2, 0)
+            except Refused as refused:
+                return str(refused)
+
+        if _is_folder(self.path):
+            for index in wanted:
+                yield index, decoded(partial(prepare, self.path / self.files[index], size))
             return
-        wanted = {file: index for index, file in enumerate(self.files)}
+        waiting = {self.files[index]: index for index in wanted}
         with _streamed(self.path) as archive:
             for member in archive:
-                index = wanted.pop(_inside(member.name), -1) if _is_image(self.path, member) else -1
+                index = waiting.pop(_inside(member.name), -1) if _is_image(self.path, member) else -1
                 if index < 0:
                     continue
                 data = archive.extractfile(member)
                 assert data is not None, "links are passed over"
-                pixels = prepare_file(io.BytesIO(data.read()), self.files[index], size).pixels
-                yield index, to_uint8(pixels).transpose(1, 2, 0)
-                if not wanted:
+                yield index, decoded(partial(prepare_file, io.BytesIO(data.read()), self.files[index], size))
+                if not waiting:
                     return
         raise Refused(f"{self.path} has changed since it was opened: open it again.")
 
-    def arrays(self, size: int) -> tuple[Bytes, NDArray[np.int64]]:
+    def arrays(self, size: int) -> tuple[Bytes, Indices]:
         """(N, size, size, 3) and (N,), in the order of `files`. Raises Refused like `read`."""
         pixels = np.empty((len(self), size, size, 3), np.uint8)
         for index, image in self.read(size):
@@ -140,7 +231,137 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     classes = sorted({image.parts[depth] for image in images})
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[image.parts[depth]] for image in images], np.int64)
-    return Dataset(path, tuple(classes), tuple(map(str, images)), labels)
+    return Dataset(path, tuple(classes), tuple(map(str, images)), labels, path.name or str(path))
+
+
+def _samples() -> Dataset:
+    """The bundled images."""
+    paths = bundle.samples()
+    classes = sorted({bundle.sample_class(path) for path in paths})
+    labels = np.array([classes.index(bundle.sample_class(path)) for path in paths], np.int64)
+    return Dataset(paths[0].parent, tuple(classes), tuple(path.name for path in paths), labels, "bundled samples")
+
+
+def _evenly(labels: Indices, first: int | None, every: int = 1) -> Indices:
+    """Which of these labels are taken: every k-th of each class, then the first n, evenly across classes."""
+    if every < 1 or (first is not None and first < 1):
+        raise Refused("Take at least 1 image, and every 1st or more.")
+    rank = np.empty(len(labels), np.int64)  # of each within its class
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members] = np.arange(len(members))
+    kept = np.flatnonzero(rank % every == 0)
+    return np.sort(kept[np.lexsort((labels[kept], rank[kept]))][:first])
+
+
+# Datasets of torchvision ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """N labelled images that are in memory."""
+
+    name: str
+    classes: tuple[str, ...]
+    pixels: Bytes
+    """(N, H, W, C), C 1 or 3."""
+    labels: Indices
+    """(N,)"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, first: int | None = None) -> Arrays:
+        """As `Labelled` has it."""
+        kept = _evenly(self.labels, first)
+        return replace(self, pixels=self.pixels[kept], labels=self.labels[kept])
+
+    def part(self, first: int, last: int, size: int, skipped: Skipped) -> tuple[Bytes, Indices]:  # noqa: ARG002
+        """As `Labelled` has it; there is nothing here that cannot be read."""
+        pixels = np.broadcast_to(self.pixels[first:last], (*self.pixels[first:last].shape[:3], 3))
+        if pixels.shape[1:3] != (size, size):
+            scaled = [Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS) for image in pixels]
+            pixels = np.stack([np.asarray(image) for image in scaled]) if scaled else pixels[:, :size, :size]
+        return np.ascontiguousarray(pixels), np.arange(len(self))[first:last]
+
+
+_MARKS: Final = {
+    "cifar-10-batches-py": "CIFAR10",
+    "cifar-100-python": "CIFAR100",
+    "MNIST/raw": "MNIST",
+    "FashionMNIST/raw": "FashionMNIST",
+    "KMNIST/raw": "KMNIST",
+    "stl10_binary": "STL10",
+    "train_32x32.mat": "SVHN",
+    "test_32x32.mat": "SVHN",
+    "extra_32x32.mat": "SVHN",
+}
+"""What torchvision leaves in its root, and its class for that."""
+
+
+def _of_torchvision(path: Path) -> tuple[Path, str] | None:
+    """Root and class of the dataset that lies in a folder, or in which the folder lies; None if there is none.
+
+    Raises:
+        Refused: there are several.
+    """
+    path = path.absolute()
+    found = set()
+    for mark, kind in _MARKS.items():
+        parts = PurePosixPath(mark).parts
+        for depth in range(len(parts) + 1):  # how deep in the root it is
+            inside = path.parts[len(path.parts) - depth :] == parts[:depth]
+            if inside and os.path.exists(path.joinpath(*parts[depth:])):  # noqa: PTH110 - False for a name that cannot be
+                found.add((path.parents[depth - 1] if depth else path, kind))
+    if len(found) > 1:
+        kinds = ", ".join(sorted(kind for _, kind in found))
+        raise Refused(f"{path} holds several datasets ({kinds}): give the folder in it that has the files of one.")
+    return found.pop() if found else None
+
+
+def _read_torchvision(root: Path, kind: str, split: str | None) -> Arrays:
+    """What torchvision has fetched, read by it: nothing is fetched here.
+
+    The files of CIFAR are pickles: torchvision takes none but the published ones, of which it checks the digests before
+    it opens any. Its class for MNIST would rather unpickle what its old versions left; it is kept from that.
+    """
+    from cem_core.models.torchvision_nets import import_torchvision
+
+    splits = ["test", "train"]
+    if kind == "SVHN":  # each has a file of its own
+        splits = [name for name in ("test", "train", "extra") if (root / f"{name}_32x32.mat").exists()]
+    if split is not None and split not in splits:
+        raise Refused(f"{root} has the splits {', '.join(splits)}, not {split}: choose one of them.")
+    split = split or splits[0]
+    try:
+        base = getattr(import_torchvision().datasets, kind)
+    except Refused as error:
+        raise Refused(f"{kind} is read by torchvision, which is missing or does not fit torch: install it.") from error
+    own: dict[str, Any] = {}
+    if kind.endswith("MNIST"):
+        own["_check_legacy_exist"] = lambda _: False
+    elif kind == "STL10":
+        own["train_list"] = base.train_list[:2]  # without the gigabytes that have no labels
+    which = {"split": split} if kind in ("STL10", "SVHN") else {"train": split == "train"}
+    try:
+        read = type(kind, (base,), own)(str(root), **which)
+        pixels = np.asarray(read.data)
+        labels = np.asarray(read.labels if "split" in which else read.targets, np.int64)
+        names = map(str, range(10)) if kind == "SVHN" else read.classes
+    except ImportError as error:
+        raise Refused(f"{kind} cannot be read without scipy: pip install scipy.") from error
+    except Exception as error:  # what numpy, scipy and torchvision make of a damaged file is nearly anything
+        fetched = f"{root} does not hold {kind} as torchvision fetches it"
+        raise Refused(f"{fetched}: a file is missing or changed; fetch it again.") from error
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    elif "split" in which:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    classes = tuple(name.partition(" - ")[0] for name in names)  # 0 - zero
+    whole = len(pixels) == len(labels) > 0 and pixels.dtype == np.uint8 and pixels.size > 0
+    if not whole or labels.min() < 0 or labels.max() >= len(classes):
+        raise Refused(f"{root} holds files of {kind} that do not fit together: fetch it again.")
+    return Arrays(f"{kind} {split}", classes, pixels, labels)
 
 
 def _is_folder(path: Path) -> bool:

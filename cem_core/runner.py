@@ -48,7 +48,7 @@ def play(
     except Refused as refused:
         yield RunEnd(spec.id, "failed", str(refused))
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             yield RunEnd(spec.id, "failed", f"{len(spec.chains):,} chains do not fit into memory: use fewer.")
             return
         log.exception("run %s failed", spec.id)
@@ -56,9 +56,10 @@ def play(
         yield RunEnd(spec.id, "failed", f"Something went wrong ({said}): the log file has the details.")
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """On the CPU torch has no error of its own for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what went wrong: on the CPU torch has no error of its own for it."""
+    said = ("can't allocate memory", "not enough memory: you tried to allocate")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in str(error) for part in said)
 
 
 @dataclass

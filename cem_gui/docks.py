@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from PySide6.QtCore import QByteArray, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QDockWidget, QMainWindow, QScrollArea, QTabWidget, QVBoxLayout, QWidget
@@ -35,6 +37,8 @@ class Docks:
         window.setCorner(Qt.Corner.BottomLeftCorner, areas.LeftDockWidgetArea)
         window.setCorner(Qt.Corner.BottomRightCorner, areas.RightDockWidgetArea)
         self._beginning = window.saveState()
+        self._own: QByteArray | None = None
+        """The arrangement of the evolution, while another view is shown."""
 
     @property
     def toggles(self) -> list[QAction]:
@@ -46,7 +50,25 @@ class Docks:
         if not isinstance(state, QByteArray) or not self._window.restoreState(state):
             self.size()
 
+    @property
+    def state(self) -> QByteArray:
+        """What is to be saved: the arrangement of the evolution."""
+        return self._window.saveState() if self._own is None else self._own
+
+    def show_for(self, names: Collection[str] | None) -> None:
+        """Leave the view beside which they stand only these; None: all as they were."""
+        if names is None:
+            if self._own is not None:
+                self._window.restoreState(self._own)
+                self._own = None
+            return
+        if self._own is None:
+            self._own = self._window.saveState()
+        for dock in self._docks:
+            dock.setVisible(dock.objectName() in names)
+
     def reset(self) -> None:
+        self._own = None
         self._window.restoreState(self._beginning)
         for dock in self._docks:
             dock.show()

@@ -95,6 +95,10 @@ class Models(QObject):
         head = checkpoint.fact("head")
         return bool(checkpoint.heads) or (head is not None and len(head.options) > 1)
 
+    def known(self) -> list[tuple[str, str]]:
+        """What can be opened without a file dialog, as (what is shown, reference)."""
+        return [*((name, name) for name in bundle.models()), *zip(_told_apart(self._recent), self._recent, strict=True)]
+
     # ---- opening -----------------------------------------------------------------------------------------------------
 
     @Slot(str)

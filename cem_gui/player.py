@@ -9,8 +9,10 @@ from PySide6.QtCore import QObject, QTimer, Signal, Slot
 
 from cem_core.messages import RunEnd, RunSpec, Sampler, Step
 from cem_core.session import Session
+from cem_gui.controls import Controls
+from cem_gui.keeping import Keeping
 from cem_gui.worker import Checked as Checked
-from cem_gui.worker import Controls, Keeping, WorkerThread
+from cem_gui.worker import WorkerThread
 
 TICK_MS: Final = 33
 

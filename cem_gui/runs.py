@@ -20,6 +20,7 @@ from cem_gui.files import Files
 from cem_gui.panels.recording import RecordingDialog
 from cem_gui.panels.runs import RunsPanel, resumable, title
 from cem_gui.player import Checked, Player, folder_of
+from cem_gui.prober import Prober
 from cem_gui.shelf import Shelf
 from cem_gui.widgets.progress import ProgressRow
 
@@ -49,7 +50,14 @@ class Runs(QObject):
     """The run in sight was deleted."""
 
     def __init__(
-        self, files: Files, panel: RunsPanel, player: Player, stack: QUndoStack, settings: QSettings, parent: QWidget
+        self,
+        files: Files,
+        panel: RunsPanel,
+        player: Player,
+        prober: Prober,
+        stack: QUndoStack,
+        settings: QSettings,
+        parent: QWidget,
     ) -> None:
         super().__init__(parent)
         self.panel = panel
@@ -59,7 +67,8 @@ class Runs(QObject):
         self.badge.setContentsMargins(10, 0, 4, 0)
         self.badge.hide()
         self.row = ProgressRow("Progress of the verification", "Cancel")
-        self._player, self._stack, self._settings, self._parent = player, stack, settings, parent
+        self._player, self._prober, self._stack = player, prober, stack
+        self._settings, self._parent = settings, parent
         self.of_shown: list[QAction] = []
         """What else can be done with the run in sight."""
         self._dialog: RecordingDialog | None = None
@@ -314,6 +323,7 @@ class Runs(QObject):
     def _keep(self) -> None:
         self._memory = sessions.settings().memory or BUDGET
         self._player.keep(self._records, self._memory)
+        self._prober.keep(self._records, self._memory)
 
     @property
     def _records(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Final
 from PySide6.QtCore import QObject, Signal, Slot
 
 from cem_core.messages import Step
+from cem_core.session import Session
 from cem_gui.markers import Markers
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
@@ -47,6 +48,16 @@ class Sight(QObject):
         timeline.stepped.connect(self.go_to)
         curves.stepped.connect(self.go_to)
         runs.compared_changed.connect(self.show_curves)
+
+    @property
+    def session(self) -> Session | None:
+        """The run in sight."""
+        return self._player.session
+
+    @property
+    def chain(self) -> int:
+        """Its chosen chain."""
+        return self._evolution.chosen
 
     def follow(self) -> None:
         """Stay at the newest step."""

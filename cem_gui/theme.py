@@ -51,6 +51,14 @@ def now() -> Theme:
     return LIGHT if _scheme() == Qt.ColorScheme.Light else DARK
 
 
+_OF_MODELS: Final = ("accent", "blue", "orange", "red")
+
+
+def of_model(index: int) -> str:
+    """The colour of one of the models that are compared, in everything that is drawn of it."""
+    return str(getattr(now(), _OF_MODELS[index % len(_OF_MODELS)]))
+
+
 def apply(app: QApplication, mode: str) -> None:
     """Set `dark`, `light` or `system`; a system that does not say gets dark, on which images look best."""
     scheme = _MODES.get(mode, Qt.ColorScheme.Unknown)

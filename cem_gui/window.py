@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, QTimer, QUrl, Slot
+from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
 from PySide6.QtGui import (
     QAction,
     QCloseEvent,
@@ -21,30 +21,41 @@ from PySide6.QtWidgets import (
     QLabel,
     QMainWindow,
     QMessageBox,
+    QStackedWidget,
+    QTabBar,
     QVBoxLayout,
     QWidget,
 )
 
 from cem_core import __version__, bundle
-from cem_core.messages import Refused, RunEnd, Sampler, Step
+from cem_core.messages import MAX_STEPS, Refused, RunEnd, Sampler, Step
 from cem_core.session import Session
 from cem_gui import actions, intake, theme
+from cem_gui.accuracy import AccuracyStage
 from cem_gui.docks import Docks
+from cem_gui.energies import EnergiesStage
 from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
 from cem_gui.image_menu import ImageMenu
+from cem_gui.landscape import LandscapeStage
+from cem_gui.linked import LinkedStage
 from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
 from cem_gui.panels.model import ModelPanel
 from cem_gui.panels.runs import RunsPanel
 from cem_gui.panels.sampler import RunPanel, SamplerPanel
+from cem_gui.panels.subjects import SubjectsPanel
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.pictures import Pictures
 from cem_gui.player import Player, folder_of
+from cem_gui.prober import Prober
 from cem_gui.runs import Runs, row_of
 from cem_gui.setup import CHAINS, Setup
 from cem_gui.sight import Sight
+from cem_gui.smallest import SmallestStage
+from cem_gui.stages import Stage
+from cem_gui.subjects import Subjects
 from cem_gui.widgets.image_grid import to_image
 from cem_gui.widgets.space import keep_space
 
@@ -77,14 +88,27 @@ class MainWindow(QMainWindow):
         self.docks = Docks(self, self.model, self.sampler, self.run_panel, self.curves, self.recorded)
         keep_space(self.recorded, self.model, self.sampler, self.run_panel, self.evolution, self.timeline)
         self.player = Player(self)
+        self.prober = Prober(self)
         self.filing = FilesThread()
         self.models = Models(self.filing.files, self.model, self.acts.clear_recent, settings, self)
         self.pictures = Pictures(self.filing.files, self.models, settings, bundle.first_samples(CHAINS), self)
         self.setup = Setup(self.sampler, self.models, self.pictures, self._stack, self)
-        self.runs = Runs(self.filing.files, self.recorded, self.player, self._stack, settings, self)
+        self.runs = Runs(self.filing.files, self.recorded, self.player, self.prober, self._stack, settings, self)
         self.sight = Sight(self.player, self.runs, self.sampler, self.evolution, self.timeline, self.curves, self)
         actions.fill(self, self.acts, self.models.recent_menu, self.evolution.views, self.docks.toggles)
         self.exporter = Exporter(self.filing.files, settings, self)
+        self.subjects = Subjects(self.filing.files, self.models, self.compared, settings, self)
+        self.linked = LinkedStage(self.prober, self.subjects, self.setup, self)
+        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, self)
+        self.accuracy = AccuracyStage(self.prober, self.subjects, settings, self)
+        self.energies = EnergiesStage(self.prober, self.subjects, settings, self)
+        self.landscape = LandscapeStage(self.prober, self.models, self.sight, self)
+        self.stages: tuple[Stage, ...] = (
+            self.linked, self.smallest, self.accuracy, self.energies, self.landscape,
+        )  # fmt: skip
+        self.stage: Stage | None = None
+        """The view that is shown; None: the evolution."""
+        self._fill_tabs()
         self._lay_out_status()
         self._settling = QTimer(self)
         self._settling.setSingleShot(True)
@@ -96,13 +120,38 @@ class MainWindow(QMainWindow):
     # ---- arrangement -------------------------------------------------------------------------------------------------
 
     def _lay_out_centre(self) -> None:
+        own = QWidget()
+        evolution = QVBoxLayout(own)
+        evolution.setContentsMargins(0, 0, 0, 0)
+        evolution.setSpacing(8)
+        evolution.addWidget(self.evolution, 1)
+        evolution.addWidget(self.timeline)
+        self.tabs = QTabBar()
+        self.tabs.setAccessibleName("Views")
+        self.tabs.setExpanding(False)
+        self.tabs.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.compared = SubjectsPanel()
+        self.compared.hide()
+        self.views = QStackedWidget()
+        self.views.addWidget(own)
         centre = QWidget()
         layout = QVBoxLayout(centre)
-        layout.setContentsMargins(4, 8, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 4)
         layout.setSpacing(8)
-        layout.addWidget(self.evolution, 1)
-        layout.addWidget(self.timeline)
+        layout.addWidget(self.tabs)
+        layout.addWidget(self.compared)
+        layout.addWidget(self.views, 1)
         self.setCentralWidget(centre)
+
+    def _fill_tabs(self) -> None:
+        self.tabs.addTab("Evolution")
+        self.tabs.setTabToolTip(0, "Chains of one model, step by step")
+        for stage in self.stages:
+            self.tabs.setTabToolTip(self.tabs.addTab(stage.title), stage.tip)
+            self.views.addWidget(stage.panel)
+            stage.changed.connect(self._show_gait)
+        keep_space(*(stage.panel for stage in self.stages), self.compared)
+        self.tabs.currentChanged.connect(self._show_stage)
 
     def _lay_out_status(self) -> None:
         self.status = QLabel()
@@ -173,10 +222,10 @@ class MainWindow(QMainWindow):
         acts.one_step.triggered.connect(self.one_step)
         acts.stop.triggered.connect(self.stop)
         acts.back.triggered.connect(player.back)
-        acts.previous.triggered.connect(sight.previous)
-        acts.next.triggered.connect(sight.next)
-        acts.first.triggered.connect(sight.first)
-        acts.last.triggered.connect(sight.last)
+        acts.previous.triggered.connect(self._previous)
+        acts.next.triggered.connect(self._next)
+        acts.first.triggered.connect(self._first)
+        acts.last.triggered.connect(self._last)
         acts.previous_event.triggered.connect(sight.previous_event)
         acts.next_event.triggered.connect(sight.next_event)
         acts.loop.triggered.connect(self.timeline.loop.toggle)
@@ -202,6 +251,7 @@ class MainWindow(QMainWindow):
         """Begin the work behind the window, once it is on the screen, with the files that the program was given."""
         self.player.start()
         self.filing.start()
+        self.prober.start()
         self.evolution.grid.setFocus()
         weights, pictures = intake.sort(paths)
         self.models.open(weights[0] if weights else bundle.DEFAULT_MODEL)
@@ -210,7 +260,7 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.setValue("geometry", self.saveGeometry())
-        self.settings.setValue("layout", self.saveState())
+        self.settings.setValue("layout", self.docks.state)
         self.hide()  # what is still to be waited for need not be watched
         self.finish()
         super().closeEvent(event)
@@ -219,7 +269,31 @@ class MainWindow(QMainWindow):
         """Stop the run and both threads, and wait for them. Does nothing the second time."""
         self._settling.stop()
         self.player.finish()
+        self.prober.finish()
         self.filing.finish()
+
+    # ---- views -------------------------------------------------------------------------------------------------------
+
+    @Slot(int)
+    def _show_stage(self, index: int) -> None:
+        if self.stage is not None:
+            self.stage.leave()
+        self.stage = self.stages[index - 1] if index else None
+        self.views.setCurrentIndex(index)
+        self.compared.setVisible(self.stage is not None and self.stage.compares)
+        self.docks.show_for(None if self.stage is None else ["sampler"] if self.stage.samples else [])
+        if self.stage is None:
+            self.evolution.grid.setFocus()
+        else:
+            if self.stage.compares:
+                self.subjects.ensure()
+            self.stage.enter()
+            self.stage.panel.setFocus()
+        self._show_gait()
+
+    @Slot(QAction)
+    def _view_wanted(self, choice: QAction) -> None:
+        self.tabs.setCurrentIndex(choice.data())
 
     # ---- models ------------------------------------------------------------------------------------------------------
 
@@ -261,6 +335,9 @@ class MainWindow(QMainWindow):
     @Slot()
     def run_or_pause(self) -> None:
         """Space: begin, pause or go on."""
+        if self.stage is not None:
+            self.stage.run_or_pause()
+            return
         self.sight.follow()
         if self.player.gait == "running":
             self.player.go("paused")
@@ -273,6 +350,9 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def one_step(self) -> None:
+        if self.stage is not None:
+            self.stage.one_step()
+            return
         self.sight.follow()
         if self.player.gait == "ended" or self._settling.isActive():
             self._begin("paused")
@@ -281,12 +361,31 @@ class MainWindow(QMainWindow):
     @Slot()
     def stop(self) -> None:
         """Esc: end the run; with none, leave the large view or dismiss the notice."""
+        if self.stage is not None:
+            self.stage.stop()
+            return
         if self.player.gait != "ended" and not self.player.waits:
             self.player.stop()
         elif self.evolution.is_large:
             self.evolution.show_grid()
         else:
             self.evolution.clear_notice()
+
+    @Slot()
+    def _previous(self) -> None:
+        self.go_to(self.step - 1)
+
+    @Slot()
+    def _next(self) -> None:
+        self.go_to(self.step + 1)
+
+    @Slot()
+    def _first(self) -> None:
+        self.go_to(0)
+
+    @Slot()
+    def _last(self) -> None:
+        self.go_to(MAX_STEPS)
 
     @Slot()
     def _preview(self) -> None:
@@ -382,12 +481,15 @@ class MainWindow(QMainWindow):
     @property
     def step(self) -> int:
         """The step that is shown."""
-        return self.sight.step
+        return self.sight.step if self.stage is None else self.stage.step
 
     @Slot(int)
     def go_to(self, step: int) -> None:
         """Show a recorded step everywhere."""
-        self.sight.go_to(step)
+        if self.stage is None:
+            self.sight.go_to(step)
+        else:
+            self.stage.go_to(step)
 
     # ---- what is said ------------------------------------------------------------------------------------------------
 
@@ -399,6 +501,10 @@ class MainWindow(QMainWindow):
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
         goes_on = self.player.gait == "paused" and not self.player.waits
         text = "Pa&use" if running else "&Continue" if goes_on else "&Resume" if self.player.resumable else "&Run"
+        can_step = can_run
+        if self.stage is not None:
+            text, can_run = self.stage.run_text, self.stage.can_run
+            running, can_step, hindrance = text.replace("&", "") == "Pause", can_run and self.stage.has_steps, ""
         run.setText(text)
         run.setIconText(text.replace("&", ""))
         run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
@@ -406,13 +512,14 @@ class MainWindow(QMainWindow):
         step.setIcon(theme.icon("step"))
         stop.setIconText("Stop")
         stop.setIcon(theme.icon("stop"))
-        for act in (run, step):
-            act.setEnabled(can_run)
-            act.setToolTip(act.statusTip() if can_run else hindrance or act.statusTip())
+        for act, can in ((run, can_run), (step, can_step)):
+            act.setEnabled(can)
+            act.setToolTip(act.statusTip() if can else hindrance or act.statusTip())
         self.sampler.setEnabled(under_way or not hindrance)
         self.sampler.setToolTip(hindrance)
         self.acts.details.setEnabled(self.models.current is not None)
-        self.acts.export.setEnabled(self.player.session is not None and not self.exporter.busy)
+        something = self.player.session is not None if self.stage is None else self.stage.can_export
+        self.acts.export.setEnabled(something and not self.exporter.busy)
         self.hints.setVisible(not self.exporter.busy and self.runs.row.isHidden())
         self.acts.back.setEnabled(self.player.previous is not None)
         self._enable()
@@ -427,6 +534,9 @@ class MainWindow(QMainWindow):
         self.acts.verify.setEnabled(self.player.session is not None and len(self.player.session) > 1 and idle)
 
     def _show_progress(self) -> None:
+        if self.stage is not None:
+            self._say(self.stage.status)
+            return
         if self.models.hindrance and self.player.gait == "ended":
             self._say("An encoder is open: there is nothing to run")
         elif self.models.current is None and not self.models.is_opening:
@@ -470,7 +580,9 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _ask_export(self) -> None:
-        if self.player.session is not None:
+        if self.stage is not None:
+            self.stage.export()
+        elif self.player.session is not None:
             self.exporter.ask(self.player.session)
 
     @Slot(str, str)
@@ -499,6 +611,8 @@ class MainWindow(QMainWindow):
         self.curves.restyle()
         self.timeline.restyle()
         self.recorded.restyle()
+        for stage in self.stages:
+            stage.restyle()
         self._show_gait()
         self.update()
 

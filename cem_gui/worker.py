@@ -11,24 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PySide6.QtCore import QObject, QThread, Slot
 
-from cem_core import sessions
 from cem_core.messages import Message, Refused, RunEnd, RunSpec, RunStart, Sampler, Step
-from cem_core.recording import Recording
-from cem_core.session import BUDGET, Session
+from cem_core.session import Session
+from cem_gui.controls import Controls
+from cem_gui.keeping import Keeping, keep
 
 if TYPE_CHECKING:
     from cem_core.replaying import Verdict
 
 log = logging.getLogger(__name__)
-
-Gait = Literal["paused", "running"]
 
 
 class News(NamedTuple):
@@ -55,16 +52,6 @@ class Checked(NamedTuple):
     """Set at the end; None there too if it was cancelled or failed."""
     over: bool = False
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """How runs are kept."""
-
-    record: bool = False
-    """Each run gets a folder among the sessions; else it is gone with the program."""
-    memory: int = BUDGET
-    """Bytes of pixels that a run keeps in memory."""
 
 
 class Mailbox:
@@ -99,56 +86,6 @@ class Mailbox:
         with self._lock:
             news, self._news = self._news, News(None, None, None)
             return news
-
-
-class Controls:
-    """What the window asks of one run, before and while it is played. Every method may be called from any thread."""
-
-    def __init__(self, sampler: Sampler, gait: Gait = "paused") -> None:
-        self._changed = threading.Condition()
-        self._sampler = sampler
-        self._gait: Gait = gait
-        self._steps_wanted = 0
-        self._stopped = False
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
-    def change(self, sampler: Sampler) -> None:
-        """The row for every step from the next one on."""
-        with self._changed:
-            self._sampler = sampler
-
-    def go(self, gait: Gait) -> None:
-        with self._changed:
-            self._gait = gait
-            self._changed.notify_all()
-
-    def one_step(self) -> None:
-        """Pause, after one more step."""
-        with self._changed:
-            self._gait = "paused"
-            self._steps_wanted += 1
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def following(self) -> Sampler | None:
-        """For the run: the row of the next step, once there may be one; None: stop."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._gait == "running" or self._steps_wanted > 0)
-            self._steps_wanted = max(0, self._steps_wanted - 1)
-            return None if self._stopped else self._sampler
-
-    def hold(self) -> bool:
-        """For the run: pause, and whether somebody let it go on."""
-        with self._changed:
-            self._gait, self._steps_wanted = "paused", 0
-        return self.following() is not None
 
 
 class Worker(QObject):
@@ -239,7 +176,7 @@ class Worker(QObject):
                         self.mailbox.began(session)
                     elif isinstance(message, Step):
                         assert session is not None
-                        if not self._persist(partial(self._keep, session, message), controls):
+                        if not self._persist(partial(keep, session, message, self.keeping), controls):
                             break
                         self.busy_steps += message.index > 0
                         self.mailbox.moved(message)
@@ -256,14 +193,6 @@ class Worker(QObject):
             as_it_was = resumed and not self.busy_steps and not lacked_its_end
             self._finish(session, before if as_it_was else end, controls)
         self.mailbox.ended(end)
-
-    def _keep(self, session: Session, step: Step) -> None:
-        """Record a step. A run gets its folder with its first step: what was only looked at leaves nothing behind."""
-        if step.index == 1 and session.recording is None and self.keeping.record:
-            recording = Recording.create(sessions.new_folder(session.start), session.start)
-            recording.append(session[0])
-            session.recording = recording
-        session.append(step)
 
     def _finish(self, session: Session, end: RunEnd | None, controls: Controls) -> None:
         session.end = end

@@ -23,7 +23,7 @@ pip=(.venv/bin/python -m pip install --disable-pip-version-check -c constraints.
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation -e ".$([ "$1" = app ] || echo "[$1]")"
 if [ "$1" = test ]; then
-  # Looked into by tests, and imported by nothing: without what they depend on, in a folder of their own.
-  "${pip[@]}" --no-deps --upgrade --target .venv/peers pyautoattack robustbench
+  # Looked into by tests, and imported by nothing: without what it depends on, in a folder of its own.
+  "${pip[@]}" --no-deps --upgrade --target .venv/peers robustbench
 fi
 touch ".venv/.$1"

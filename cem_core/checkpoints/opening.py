@@ -19,8 +19,8 @@ from cem_core.checkpoints.understanding import SIDECARS, Opened, first_line, lin
 from cem_core.messages import Checkpoint, Device, Precision, Refused
 from cem_core.models import Model, Network, Normalisation
 
-_KEPT: Final = 4
-"""Models that stay in memory."""
+_KEPT: Final = 6
+"""Models that stay in memory: four that are compared, that of the window, and the one before it."""
 
 
 def resolve(reference: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cem_core.probes.requests import Request
+from cem_core.probes.requests import Accuracy, Energies, Landscape, Lens, Request, Smallest
 from cem_core.probes.results import Answer
 
 GoOn = Callable[[], bool]
@@ -26,4 +26,24 @@ def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None =
         Refused: a model, the data or an image cannot be used as asked.
         Cancelled: `go_on` said so.
     """
-    raise NotImplementedError
+    match request:
+        case Accuracy():
+            from cem_core.probes.accuracy import accuracy
+
+            yield from accuracy(request, go_on, journal)
+        case Energies():
+            from cem_core.probes.histograms import histograms
+
+            yield from histograms(request, go_on)
+        case Smallest():
+            from cem_core.probes.smallest import smallest
+
+            yield from smallest(request, go_on)
+        case Landscape():
+            from cem_core.probes.landscape import landscape
+
+            yield from landscape(request, go_on)
+        case Lens():
+            from cem_core.probes.lens import lens
+
+            yield from lens(request, go_on)

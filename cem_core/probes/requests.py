@@ -204,7 +204,7 @@ class Linked(msgspec.Struct, frozen=True):
     Answered by `linked.Round`s.
 
     Raises:
-        Refused: not between one and four of them.
+        Refused: not between one and four of them, or not as many chains in each.
     """
 
     specs: tuple[RunSpec, ...]
@@ -213,6 +213,8 @@ class Linked(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _models(self.specs)
+        if len({len(spec.chains) for spec in self.specs}) > 1:
+            raise Refused("Linked runs have the same chains: give each as many.")
 
 
 Request: TypeAlias = Accuracy | Energies | Smallest | Landscape | Lens

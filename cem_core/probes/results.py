@@ -79,7 +79,8 @@ class Cell(msgspec.Struct, frozen=True):
     stuck: int = 0
     """Attacked images of which the loss at the end is no higher than at the beginning."""
     broken: tuple[int, ...] = ()
-    """How many images each restart breaks by itself; empty where only one was made."""
+    """How many images each restart was the first to break: a last one above 0 says that more restarts would break more.
+    Empty where only one was made."""
     seconds: float = 0.0
 
 

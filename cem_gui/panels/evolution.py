@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import numpy as np
-from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtCore import QPoint, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QActionGroup
 from PySide6.QtWidgets import (
     QButtonGroup,
@@ -24,12 +24,11 @@ from cem_core.images import hwc
 from cem_core.messages import Floats, RunStart, Step
 from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_image
 from cem_gui.widgets.large_image import LargeImage
+from cem_gui.widgets.notice import Notice
 
 View = Literal["image", "original", "difference"]
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 _TOP: Final = 10
-_NOTICES: Final = 6
-"""Lines of messages that are shown at once; the oldest make room."""
 _STRAY: Final = 1.0
 """Fall of E(x) from which on a chain that gains nothing on its target is said to climb another class."""
 
@@ -90,27 +89,17 @@ class EvolutionPanel(QWidget):
         self.gain.activated.connect(self._paint)
         buttons.addWidget(self.gain)
 
-        self.notice = QLabel()
-        self.notice.setObjectName("notice")
-        self.notice.setWordWrap(True)
-        self.notice.setTextFormat(Qt.TextFormat.PlainText)
-        self.notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._notice_offer = self._offer()
-        self._close_notice = QPushButton("Dismiss")
-        self._close_notice.clicked.connect(self.clear_notice)
-        self._notice_row = QWidget()
-        notice = QHBoxLayout(self._notice_row)
-        notice.setContentsMargins(0, 0, 0, 0)
-        notice.addWidget(self.notice, 1)
-        notice.addWidget(self._notice_offer)
-        notice.addWidget(self._close_notice)
-        self._notice_row.hide()
+        self._notice = Notice()
+        self.notice = self._notice.text
+        self._notice.offer_taken.connect(self._take_offer_of_notice)
 
         self.empty = QLabel("Opening the model …")
         self.empty.setObjectName("muted")
         self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.empty.setWordWrap(True)
-        self._empty_offer = self._offer()
+        self._empty_offer = QPushButton()
+        self._empty_offer.clicked.connect(self.details_wanted)
+        self._empty_offer.hide()
         self._empty_page = QWidget()
         empty = QVBoxLayout(self._empty_page)
         empty.setSpacing(14)
@@ -135,7 +124,7 @@ class EvolutionPanel(QWidget):
         layout.setContentsMargins(4, 0, 4, 0)
         layout.setSpacing(8)
         layout.addLayout(buttons)
-        layout.addWidget(self._notice_row)
+        layout.addWidget(self._notice)
         layout.addWidget(self.stack, 1)
         layout.addLayout(foot)
         self.grid.selected.connect(self._select)
@@ -169,7 +158,8 @@ class EvolutionPanel(QWidget):
     def show_empty(self, text: str, offer: str = "") -> None:
         """Nothing to show yet, and what to do; where the model's details have the answer, a button to them."""
         self.empty.setText(text)
-        _show_offer(self._empty_offer, offer)
+        self._empty_offer.setText(offer)
+        self._empty_offer.setVisible(bool(offer))
         self.stack.setCurrentWidget(self._empty_page)
 
     def show_notice(self, text: str, offer: str = "", *, interrupted: bool = False) -> None:
@@ -177,16 +167,12 @@ class EvolutionPanel(QWidget):
 
         interrupted: the offer leads to a run, else to the model's details.
         """
-        shown = not self._notice_row.isHidden()
-        said = self.notice.text().splitlines() if shown else []
-        self.notice.setText("\n".join([*(line for line in said if line != text), text][-_NOTICES:]))
-        if offer or not shown:
-            _show_offer(self._notice_offer, offer)
+        if offer or self._notice.isHidden():
             self._offers_run = interrupted
-        self._notice_row.show()
+        self._notice.say(text, offer)
 
     def clear_notice(self) -> None:
-        self._notice_row.hide()
+        self._notice.hide()
 
     def show_grid(self) -> None:
         if self._step is not None:
@@ -203,14 +189,9 @@ class EvolutionPanel(QWidget):
         """(H, W, 3)."""
         return np.asarray(self._shown(step.pixels[chain : chain + 1])[0])
 
-    def _offer(self) -> QPushButton:
-        button = QPushButton()
-        button.clicked.connect(lambda: self._take_offer(button))
-        button.hide()
-        return button
-
-    def _take_offer(self, button: QPushButton) -> None:
-        if button is self._notice_offer and self._offers_run:
+    @Slot()
+    def _take_offer_of_notice(self) -> None:
+        if self._offers_run:
             self.clear_notice()
             self.interrupted_wanted.emit()
         else:
@@ -301,8 +282,3 @@ class EvolutionPanel(QWidget):
 
     def _probe_large(self, x: int, y: int) -> None:
         self._probe(self.chosen if x >= 0 else -1, x, y)
-
-
-def _show_offer(button: QPushButton, text: str) -> None:
-    button.setText(text)
-    button.setVisible(bool(text))

@@ -19,8 +19,8 @@ WITHOUT_TORCH = ("messages", "presets", "chains", "images", "datasets", "session
 HEAVY = ("torch", "cem_core.runner", "cem_core.samplers", "cem_core.checkpoints", "cem_core.models",
          "cem_core.energies", "cem_core.probes")  # fmt: skip
 """What brings torch along."""
-THREADS = ("files.py", "worker.py")
-"""The two threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""
+THREADS = ("files.py", "worker.py", "prober.py")
+"""The three threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""
 
 
 def sources(package: str) -> list[Path]:

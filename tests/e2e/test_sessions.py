@@ -117,7 +117,7 @@ def test_an_interrupted_run_is_offered_and_goes_on_to_the_same_pixels(
 ) -> None:
     folder, wanted = interrupted
     wait(lambda: "interrupted at step 4" in notice(window))
-    QTest.mouseClick(window.evolution._notice_offer, Qt.MouseButton.LeftButton)
+    QTest.mouseClick(window.evolution._notice.offer, Qt.MouseButton.LeftButton)
     wait(lambda: folder_of(window.player.session) == folder)
     assert notice(window) == ""
     assert window.step == _BROKEN_OFF
@@ -146,7 +146,7 @@ def killed(home: Path) -> str:
 
 def test_a_window_that_is_killed_loses_at_most_the_step_in_flight(killed: str, window: MainWindow, wait: Wait) -> None:
     wait(lambda: "was interrupted at step" in notice(window))
-    QTest.mouseClick(window.evolution._notice_offer, Qt.MouseButton.LeftButton)
+    QTest.mouseClick(window.evolution._notice.offer, Qt.MouseButton.LeftButton)
     wait(lambda: folder_of(window.player.session) == killed)
     session = window.player.session
     reached = len(session)

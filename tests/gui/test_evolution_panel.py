@@ -333,7 +333,7 @@ def test_a_message_may_lead_to_the_details(qtbot, panel: EvolutionPanel, run: Se
         click(panel, "Details…")
     panel.clear_notice()
     panel.show_notice("text.png is not an image.")
-    assert not panel._notice_offer.isVisible()
+    assert not panel._notice.offer.isVisible()
     panel.show_empty("It is an encoder.", "Choose a head…")
     with qtbot.waitSignal(panel.details_wanted):
         click(panel, "Choose a head…")

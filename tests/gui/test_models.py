@@ -194,7 +194,7 @@ def test_the_check_of_a_file_is_told(window: MainWindow, wait: Wait, tmp_path: P
     drop(window, data_of(saved(tmp_path / "net.pt")))
     wait(lambda: window.model.facts["Check"].text() == "8 of 20 images recognised")
     assert "Only 8 of 20 bundled CIFAR-10 images are recognised" in notice(window)
-    click(window.evolution._notice_offer)
+    click(window.evolution._notice.offer)
     assert details(window).isVisible()
     details(window).reject()
 
@@ -437,7 +437,7 @@ def test_an_encoder_does_not_touch_a_run(window: MainWindow, wait: Wait, tmp_pat
     drop(window, data_of(encoder))
     wait(is_open(window, encoder))
     assert "is an encoder" in notice(window)
-    assert window.evolution._notice_offer.isVisible()
+    assert window.evolution._notice.offer.isVisible()
     recorded = len(session)
     wait(lambda: len(session) > recorded)
     assert window.player.session is session

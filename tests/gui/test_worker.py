@@ -18,7 +18,9 @@ from windows import Wait, spec
 from cem_core import runner
 from cem_core.messages import RunEnd, RunSpec, Sampler
 from cem_core.session import Session
-from cem_gui.worker import Controls, Keeping, Mailbox, News, Worker, WorkerThread
+from cem_gui.controls import Controls
+from cem_gui.keeping import Keeping
+from cem_gui.worker import Mailbox, News, Worker, WorkerThread
 
 
 class Boss(QObject):

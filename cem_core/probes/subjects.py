@@ -1,0 +1,153 @@
+"""The models of a request, what they have in common, and batches that fit into memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cem_core import checkpoints
+from cem_core.images import Bytes
+from cem_core.messages import Checkpoint, Refused
+from cem_core.models import Model
+from cem_core.probes.requests import Subject
+from cem_core.probes.results import Note
+from cem_core.runner import out_of_memory
+from cem_core.samplers import Logits
+
+
+class Opened(NamedTuple):
+    """A model that is measured, and what is known of it."""
+
+    model: Model
+    checkpoint: Checkpoint
+
+
+def open_subject(subject: Subject) -> Opened:
+    """The model behind a subject. Raises Refused if it cannot be opened, or is an encoder."""
+    model, checkpoint = checkpoints.load(subject.reference, subject.device, subject.precision, subject.choices)
+    if not checkpoint.classes:
+        raise Refused(f"{checkpoint.name} is an encoder, with features but no classes to judge: choose a head for it.")
+    return Opened(model, checkpoint)
+
+
+# What they have in common -----------------------------------------------------------------------------------------
+
+
+class Shared(NamedTuple):
+    """The classes that some models and data share, and where each model has them."""
+
+    classes: tuple[str, ...]
+    columns: tuple[tuple[int, ...] | None, ...]
+    """For each model, which of its logits the shared classes are; None: all of them, in the same order."""
+    notes: tuple[str, ...]
+    """A sentence each: what is left out."""
+
+
+def alike(name: str) -> str:
+    """What names of the same class have in common: case and the sign between words do not matter."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def shared(models: Sequence[Checkpoint], others: Sequence[tuple[str, Sequence[str]]] = ()) -> Shared:
+    """The classes that all of them have, in the order of the first model.
+
+    Args:
+        others: what else must have them, and its classes: `("the data", names)`.
+
+    Raises:
+        Refused: fewer than two are shared.
+    """
+    lists = [(checkpoint.name, checkpoint.classes) for checkpoint in models] + list(others)
+    keys = [[alike(name) for name in classes] for _, classes in lists]
+    if all(one == keys[0] for one in keys):
+        return Shared(models[0].classes, (None,) * len(models), ())
+    unique = [{key for key, times in Counter(one).items() if times == 1} for one in keys]  # others cannot be told apart
+    common = set[str].intersection(*unique)
+    if len(common) < 2:
+        raise Refused(_nothing_in_common(lists, len(common)))
+    kept = [key for key in keys[0] if key in common]
+    names = dict(zip(keys[0], models[0].classes, strict=True))
+    columns = [None if one == kept else tuple(map(one.index, kept)) for one in keys[: len(models)]]
+    notes = tuple(
+        f"{len(common):,} of the {len(one):,} classes of {name} are judged, being shared by all; its others are left "
+        f"out: {_some([entry for entry, key in zip(classes, one, strict=True) if key not in common])}."
+        for (name, classes), one in zip(lists, keys, strict=True)
+        if len(common) < len(one)
+    )
+    return Shared(tuple(names[key] for key in kept), tuple(columns), notes)
+
+
+def _nothing_in_common(lists: Sequence[tuple[str, Sequence[str]]], common: int) -> str:
+    has = "; ".join(f"{name} has {_some(classes)}" for name, classes in lists)
+    return (
+        f"{'Only one class is' if common else 'No classes are'} shared, and two are needed to judge: {has}. "
+        "Give data and models with the same classes, or say the class names of a model."
+    )
+
+
+def _some(names: Sequence[str], at_most: int = 4) -> str:
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most:,} more" if len(names) > at_most else "")
+
+
+def restricted(model: Model, columns: tuple[int, ...] | None) -> Logits:
+    """The logits of these classes alone, (B, C, H, W) to (B, len(columns)); None: of all."""
+    if columns is None:
+        return model
+    chosen = torch.tensor(columns, device=model.device)
+    return lambda x: model(x).index_select(1, chosen)
+
+
+# Pixels and batches -----------------------------------------------------------------------------------------------
+
+
+def tensor(pixels: Bytes, opened: Opened) -> Tensor:
+    """Pictures (N, H, W, 3) → (N, C, H, W) float32 in [0,1] on the device of the model; grey if it takes one channel."""
+    if opened.checkpoint.channels == 1:  # as Pillow does; grey pictures keep their values
+        pixels = ((pixels @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[..., None]
+    return (torch.from_numpy(pixels).to(opened.model.device).permute(0, 3, 1, 2).float() / 255).contiguous()
+
+
+def halving(first: int, last: int, batch: int, work: Callable[[int, int], None], say: Callable[[Note], None]) -> int:
+    """Do the work on [first, last) in batches, and where memory does not suffice, in smaller ones.
+
+    Args:
+        work: takes a range within [first, last); done again on part of it if memory did not suffice.
+        say: told each time the batch is halved.
+
+    Returns:
+        The size of batches that fits, to go on with.
+
+    Raises:
+        Refused: a single image does not fit.
+    """
+    while first < last:
+        upto = min(first + batch, last)
+        fits = _fits(work, first, upto)
+        if fits:
+            first = upto
+            continue
+        if upto - first == 1:
+            raise Refused("Not even one image at a time fits into memory: close other programs, or use the CPU.")
+        batch = (upto - first) // 2
+        images = "1 image goes" if batch == 1 else f"{batch:,} images go"
+        say(Note(f"{upto - first:,} images at once do not fit into memory: from here on {images} through the model."))
+    return batch
+
+
+def _fits(work: Callable[[int, int], None], first: int, last: int) -> bool:
+    """A function of its own, so that what the error held on to is let go of before the next try."""
+    try:
+        work(first, last)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    else:
+        return True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False

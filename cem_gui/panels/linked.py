@@ -1,0 +1,9 @@
+"""Runs of several models side by side."""
+
+from __future__ import annotations
+
+from PySide6.QtWidgets import QWidget
+
+
+class LinkedPanel(QWidget):
+    pass

@@ -1,0 +1,281 @@
+"""The measuring thread: answers requests, several in turn, so that a long evaluation never keeps a picture waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import platformdirs
+from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
+
+from cem_core.messages import Refused, RunStart, Sampler, Step
+from cem_core.probes.requests import Linked, Request
+from cem_core.session import Session
+from cem_gui.controls import Controls, Gait
+from cem_gui.keeping import Keeping, keep
+
+if TYPE_CHECKING:
+    from cem_core.linked import Round
+
+log = logging.getLogger(__name__)
+
+TICK_MS: Final = 33
+
+
+class Job:
+    """One request that is being answered. Every method may be called from any thread."""
+
+    def __init__(self, request: Request | Linked, controls: Controls | None = None) -> None:
+        self.request = request
+        self.controls = controls
+        """Of linked runs: they can be paused and changed."""
+        self.begun = False
+        """Its first answer has come; linked runs stand at step 0 until their controls let them go on."""
+        self._cancelled = threading.Event()
+        self._thread: _Thread | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def ready(self) -> bool:
+        """To go on would not wait for somebody."""
+        return not self.begun or self.controls is None or self.controls.ready
+
+    def cancel(self) -> None:
+        """End it; what was answered stays."""
+        self._cancelled.set()
+        if self.controls is not None:
+            self.controls.stop()
+        self._wake()
+
+    def go(self, gait: Gait) -> None:
+        """Let linked runs go on, or pause them."""
+        assert self.controls is not None
+        self.controls.go(gait)
+        self._wake()
+
+    def one_step(self) -> None:
+        """Pause linked runs after one more step."""
+        assert self.controls is not None
+        self.controls.one_step()
+        self._wake()
+
+    def change(self, sampler: Sampler) -> None:
+        """The row of linked runs from the next step on."""
+        assert self.controls is not None
+        self.controls.change(sampler)
+
+    def _wake(self) -> None:
+        if self._thread is not None:
+            self._thread.wake()
+
+
+class LinkedRuns:
+    """The first answer of linked runs: their sessions, which grow. None where a model could not begin."""
+
+    def __init__(self, sessions: list[Session | None], problems: list[str]) -> None:
+        self.sessions = sessions
+        self.problems = problems
+        """A sentence for each that could not begin."""
+
+
+class _Thread(QThread):
+    """Advances the jobs in turn, one answer each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("measuring")
+        self.setStackSize(8 * 2**20)  # as for the file thread: it opens models too
+        self.keeping = Keeping()
+        self._changed = threading.Condition()
+        self._jobs: deque[tuple[Job, Iterator[Any]]] = deque()
+        self._answers: list[tuple[Job, Any]] = []
+        self._ends: list[tuple[Job, str]] = []
+        self._ending = False
+
+    # ---- on the window's thread --------------------------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        with self._changed:
+            job._thread = self
+            self._jobs.append((job, self._answered(job)))
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Look again at which jobs are ready."""
+        with self._changed:
+            self._changed.notify()
+
+    def news(self) -> tuple[list[tuple[Job, Any]], list[tuple[Job, str]]]:
+        """All answers and ends since the last call."""
+        with self._changed:
+            news = self._answers, self._ends
+            self._answers, self._ends = [], []
+            return news
+
+    def end(self) -> None:
+        """Cancel everything and wait for the thread."""
+        with self._changed:
+            self._ending = True
+            for job, _ in self._jobs:
+                job._cancelled.set()
+                if job.controls is not None:
+                    job.controls.stop()
+            self._changed.notify()
+        self.wait()
+
+    # ---- on the measuring thread -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while (turn := self._next()) is not None:
+            self._advance(*turn)
+        for _, answers in self._jobs:  # their controls said stop: recorded runs get their end
+            with contextlib.suppress(Exception):
+                deque(answers, maxlen=0)
+            _close(answers)
+
+    def _next(self) -> tuple[Job, Iterator[Any]] | None:
+        """The next job that is ready, which then goes to the end of the queue."""
+        with self._changed:
+            while True:
+                if self._ending:
+                    return None
+                for _ in range(len(self._jobs)):
+                    self._jobs.rotate(-1)
+                    if self._jobs[-1][0].ready:
+                        return self._jobs[-1]
+                self._changed.wait()
+
+    def _advance(self, job: Job, answers: Iterator[Any]) -> None:
+        problem = ""
+        try:
+            answer = next(answers)
+        except StopIteration:
+            pass
+        except Refused as refused:
+            problem = str(refused)
+        except Exception as error:
+            from cem_core.probes.measuring import Cancelled
+
+            if not isinstance(error, Cancelled):
+                log.exception("a measurement failed")
+                said = next(iter(str(error).splitlines()), "") or type(error).__name__
+                problem = f"The measurement failed ({said}): the log file has the details."
+        else:
+            job.begun = True
+            with self._changed:
+                self._answers.append((job, answer))
+            return
+        _close(answers)
+        with self._changed:
+            self._jobs.remove((job, answers))
+            self._ends.append((job, problem))
+
+    def _answered(self, job: Job) -> Iterator[Any]:
+        """Imports torch with the first answer, on this thread."""
+        if isinstance(job.request, Linked):
+            yield from self._linked(job, job.request)
+            return
+        from cem_core.probes import measuring
+
+        yield from measuring.measure(job.request, lambda: not (job.cancelled or self._ending), journal())
+
+    def _linked(self, job: Job, request: Linked) -> Iterator[LinkedRuns | Round]:
+        """Every step is in its session before it is told of."""
+        from cem_core import linked
+
+        assert job.controls is not None
+        runs = LinkedRuns([None] * len(request.specs), [])
+        begun = False
+        with contextlib.closing(linked.play(request, job.controls.following)) as rounds:  # type: ignore[type-var]
+            for round in rounds:
+                for i, message in enumerate(round.messages):
+                    session = runs.sessions[i]
+                    if isinstance(message, RunStart):
+                        runs.sessions[i] = Session(message, budget=self.keeping.memory // len(request.specs))
+                    elif isinstance(message, Step):
+                        assert session is not None
+                        self._keep(session, message)
+                    elif message is not None:
+                        if session is None:
+                            runs.problems.append(message.detail)
+                        else:
+                            session.finish(message)
+                            session.close()
+                if not begun and any(session is not None and len(session) for session in runs.sessions):
+                    begun = True
+                    yield runs
+                if begun:
+                    yield round
+        if not begun:
+            raise Refused(" ".join(dict.fromkeys(runs.problems)) or "Nothing could be run.")
+
+    def _keep(self, session: Session, step: Step) -> None:
+        try:
+            keep(session, step, self.keeping)
+        except (OSError, Refused) as error:
+            why = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+            raise Refused(f"The runs could not be recorded any longer ({why}): the steps so far are there.") from error
+
+
+def _close(answers: Iterator[Any]) -> None:
+    try:
+        answers.close()  # type: ignore[attr-defined]
+    except Exception:
+        log.exception("a measurement did not end well")
+
+
+def journal() -> Path:
+    """Where cells are kept between two starts of the program."""
+    return platformdirs.user_data_path("cem-explorer") / "probes" / "cells.jsonl"
+
+
+class Prober(QObject):
+    """The thread, for the window. Signals come at most once a tick, however fast the answers are."""
+
+    told = Signal(object, list)
+    """Job, and its answers since the last tick."""
+    ended = Signal(object, str)
+    """Job, once; and a sentence if it failed."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._thread = _Thread()
+        self._clock = QTimer(self)
+        self._clock.setInterval(TICK_MS)
+        self._clock.timeout.connect(self._tick)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._clock.start()
+
+    def finish(self) -> None:
+        """Cancel everything and wait. Does nothing the second time."""
+        self._clock.stop()
+        self._thread.end()
+
+    def begin(self, job: Job) -> None:
+        """Answer a request beside whatever else is being answered."""
+        self._thread.add(job)
+
+    def keep(self, record: bool, memory: int) -> None:
+        """Whether linked runs are recorded, and how many bytes of pixels they keep in memory together."""
+        self._thread.keeping = Keeping(record, memory)
+
+    @Slot()
+    def _tick(self) -> None:
+        answers, ends = self._thread.news()
+        by_job: dict[int, tuple[Job, list[Any]]] = {}
+        for job, answer in answers:
+            by_job.setdefault(id(job), (job, []))[1].append(answer)
+        for job, found in by_job.values():
+            self.told.emit(job, found)
+        for job, problem in ends:
+            self.ended.emit(job, problem)
