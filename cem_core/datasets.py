@@ -156,7 +156,7 @@ class Dataset:
             if size not in self._unpacked:
                 self._unpacked[size] = self._unpack(size)
             found = self._unpacked[size][first:last]
-        pixels, kept = np.empty((len(wanted), size, size, 3), np.uint8), []
+        pixels, kept = np.empty((len(wanted), size, size, 3), np.uint8), list[int]()
         for index, image in zip(wanted, found, strict=True):
             if isinstance(image, str):
                 skipped(self.files[index], image)
@@ -242,16 +242,33 @@ def _samples() -> Dataset:
     return Dataset(paths[0].parent, tuple(classes), tuple(path.name for path in paths), labels, "bundled samples")
 
 
+def in_turns(labels: Indices) -> Indices:
+    """The indices of (N,) labels in an order in which each class comes once before any comes twice."""
+    return np.lexsort((labels, _ranks(labels)))
+
+
 def _evenly(labels: Indices, first: int | None, every: int = 1) -> Indices:
     """Which of these labels are taken: every k-th of each class, then the first n, evenly across classes."""
     if every < 1 or (first is not None and first < 1):
         raise Refused("Take at least 1 image, and every 1st or more.")
-    rank = np.empty(len(labels), np.int64)  # of each within its class
+    order = in_turns(labels)
+    return np.sort(order[_ranks(labels)[order] % every == 0][:first])
+
+
+def _ranks(labels: Indices) -> Indices:
+    """(N,) how many of the same come before each."""
+    ranks = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        rank[members] = np.arange(len(members))
-    kept = np.flatnonzero(rank % every == 0)
-    return np.sort(kept[np.lexsort((labels[kept], rank[kept]))][:first])
+        ranks[members] = np.arange(len(members))
+    return ranks
+
+
+def gather(data: Labelled, indices: Indices, size: int, skipped: Skipped) -> tuple[Bytes, Indices]:
+    """As `Labelled.part`, of any images in any order."""
+    parts = [data.part(index, index + 1, size, skipped) for index in indices.tolist()]
+    pixels, kept = zip(*parts, strict=True) if parts else ((np.empty((0, size, size, 3), np.uint8),), (indices,))
+    return np.concatenate(pixels), np.concatenate(kept)
 
 
 # Datasets of torchvision ------------------------------------------------------------------------------------------

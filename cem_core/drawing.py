@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 from xml.sax.saxutils import escape
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from cem_core.images import Bytes
 from cem_core.messages import Floats
@@ -29,6 +29,7 @@ class Pen(Protocol):
     """What a drawing is made with; y grows downwards."""
 
     def line(self, points: Sequence[Point], colour: str, width: float = 1) -> None: ...
+    def area(self, points: Sequence[Point], colour: str, opacity: float) -> None: ...
     def dot(self, at: Point, colour: str, radius: float) -> None: ...
     def text(self, at: Point, text: str, colour: str, size: float, anchor: str = "l") -> None: ...
 
@@ -46,6 +47,10 @@ class Svg:
         self._parts.append(
             f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"/>'
         )
+
+    def area(self, points: Sequence[Point], colour: str, opacity: float) -> None:
+        edge = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        self._parts.append(f'<polygon points="{edge}" fill="{colour}" fill-opacity="{opacity:g}"/>')
 
     def dot(self, at: Point, colour: str, radius: float) -> None:
         self._parts.append(f'<circle cx="{at[0]:.2f}" cy="{at[1]:.2f}" r="{radius:g}" fill="{colour}"/>')
@@ -78,6 +83,11 @@ class Pixels:
         way = [(x * self._unit, y * self._unit) for x, y in points]
         self._draw.line(way, colour, max(1, round(width * self._unit)), joint="curve")
 
+    def area(self, points: Sequence[Point], colour: str, opacity: float) -> None:
+        edge = [(x * self._unit, y * self._unit) for x, y in points]
+        inside = (*ImageColor.getrgb(colour)[:3], round(255 * opacity))
+        ImageDraw.Draw(self._image, "RGBA").polygon(edge, inside)  # which lays colours over what is there
+
     def dot(self, at: Point, colour: str, radius: float) -> None:
         x, y, r = at[0] * self._unit, at[1] * self._unit, radius * self._unit
         self._draw.ellipse((x - r, y - r, x + r, y + r), colour)
@@ -85,6 +95,12 @@ class Pixels:
     def text(self, at: Point, text: str, colour: str, size: float, anchor: str = "l") -> None:
         font = ImageFont.load_default(max(4, size * self._unit))  # smaller ones cannot be made, nor read
         self._draw.text((at[0] * self._unit, at[1] * self._unit), plain(text), colour, font, anchor=f"{anchor}m")
+
+    def paste(self, at: Point, size: Point, pixels: Bytes) -> None:
+        """A picture (H, W, 3), stretched to this size."""
+        room = (round(size[0] * self._unit), round(size[1] * self._unit))
+        fitted = Image.fromarray(pixels).resize(room, Image.Resampling.NEAREST)
+        self._image.paste(fitted, (round(at[0] * self._unit), round(at[1] * self._unit)))
 
     def picture(self) -> Bytes:
         """(H, W, 3)."""

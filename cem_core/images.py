@@ -123,6 +123,24 @@ def difference(pixels: Floats, reference: Floats, gain: float = 1) -> Bytes:
     return hwc(np.clip(np.rint(shift + np.float32(128)), 0, 255).astype(np.uint8))
 
 
+def signed(values: Floats) -> Bytes:
+    """(B, C, H, W) of any size → (B, H, W, 3): zero and NaN are mid-grey 128.
+
+    The scale is symmetric and each image's own: 99.5 % of its values fit, so that one outlier does not hide the rest.
+    """
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    scale = signed_scale(values)
+    top = np.where(scale > 0, scale, np.float32(1)).reshape(-1, 1, 1, 1)
+    return difference((np.clip(values, -top, top) / top).astype(np.float32), np.zeros_like(values))
+
+
+def signed_scale(values: Floats) -> Floats:
+    """(B, C, H, W) → (B,) the value that `signed` shows as 255, and its negative as 0; 0: there are zeros alone."""
+    sizes = np.abs(np.nan_to_num(values, posinf=0.0, neginf=0.0)).reshape(len(values), -1)
+    most = np.percentile(sizes, 99.5, axis=1)
+    return np.where(most > 0, most, sizes.max(axis=1)).astype(np.float32)  # hardly anything but zeros
+
+
 def tile(pixels: Bytes, columns: int, gap: int = 0, background: Colour = 255) -> Bytes:
     """(B, H, W, 3) → one picture, row by row, with `gap` pixels between; missing cells are background."""
     count, height, width, _ = pixels.shape

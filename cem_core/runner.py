@@ -95,7 +95,7 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
         labels=tuple(labels.tolist()),
         names=tuple(names),
         notes=tuple(notes),
-        device=_device_name(model.device),
+        device=device_name(model.device),
         versions=versions(),
     )
     course = _Course(live)
@@ -181,5 +181,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """As it is told to people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import Qt
@@ -40,6 +41,7 @@ class Actions:
     next_event: QAction
     loop: QAction
     large: QAction
+    lens: QAction
     recording: QAction
     reset: QAction
     log: QAction
@@ -66,6 +68,8 @@ def make(window: QMainWindow, centre: QWidget, stack: QUndoStack) -> Actions:
     undo.setShortcuts(standard.Undo)
     redo.setShortcuts(standard.Redo)
     window.addActions([undo, redo])
+    lens = action("C&EM lens", "C", "Split each step into its class part ∇f(x,y) and marginal part ∇LSE(x)", of=centre)
+    lens.setCheckable(True)
     schemes = QActionGroup(window)
     for mode, text in (("system", "As the system"), ("dark", "Dark"), ("light", "Light")):
         scheme = schemes.addAction(text)
@@ -101,6 +105,7 @@ def make(window: QMainWindow, centre: QWidget, stack: QUndoStack) -> Actions:
         next_event=action("Ne&xt event", "]", "Go to what happens next"),
         loop=action("Pla&y in a loop", "L", of=centre),
         large=action("&Large view", "F", "Show the chosen chain large", of=centre),
+        lens=lens,
         recording=action("Recordin&g…", "", "Whether runs are recorded, where, and how much room they may take"),
         reset=action("&Reset layout", "", "Put every panel back where it was"),
         log=action("Open the &log folder"),
@@ -109,7 +114,26 @@ def make(window: QMainWindow, centre: QWidget, stack: QUndoStack) -> Actions:
     )
 
 
-def fill(window: QMainWindow, acts: Actions, recent: QMenu, views: QActionGroup, docks: list[QAction]) -> None:
+def tabs(window: QMainWindow, titles: Sequence[str]) -> QActionGroup:
+    """An action a view of the centre, Alt+1 and on; its data is its index."""
+    group = QActionGroup(window)
+    for index, title in enumerate(titles):
+        action = group.addAction(title)
+        action.setCheckable(True)
+        action.setChecked(index == 0)
+        action.setShortcut(f"Alt+{index + 1}")
+        action.setData(index)
+    return group
+
+
+def fill(
+    window: QMainWindow,
+    acts: Actions,
+    recent: QMenu,
+    stages: QActionGroup,
+    views: QActionGroup,
+    docks: list[QAction],
+) -> None:
     """Put every action into a menu; `recent` has its own."""
     bar = window.menuBar()
     file = bar.addMenu("&File")
@@ -138,8 +162,10 @@ def fill(window: QMainWindow, acts: Actions, recent: QMenu, views: QActionGroup,
     run.addSeparator()
     run.addActions([acts.back])
     view = bar.addMenu("&View")
+    view.addActions(stages.actions())
+    view.addSeparator()
     view.addActions(views.actions())
-    view.addActions([acts.large])
+    view.addActions([acts.lens, acts.large])
     view.addSeparator()
     view.addMenu("&Colours").addActions(acts.schemes.actions())
     view.addSeparator()

@@ -51,10 +51,14 @@ class Controls:
             self._stopped = True
             self._changed.notify_all()
 
-    def following(self) -> Sampler | None:
-        """For the run: the row of the next step, once there may be one; None: stop."""
+    def following(self, *, wait: bool = True) -> Sampler | None:
+        """For the run: the row of the next step, once there may be one; None: stop.
+
+        wait: else somebody who found it `ready` takes the step, even if it is paused at this very moment.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self.ready)
+            if wait:
+                self._changed.wait_for(lambda: self.ready)
             self._steps_wanted = max(0, self._steps_wanted - 1)
             return None if self._stopped else self._sampler
 

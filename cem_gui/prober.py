@@ -7,20 +7,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import platformdirs
 from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
+from cem_core.linking import Crossing, Round
 from cem_core.messages import Refused, RunStart, Sampler, Step
 from cem_core.probes.requests import Linked, Request
 from cem_core.session import Session
 from cem_gui.controls import Controls, Gait
 from cem_gui.keeping import Keeping, keep
-
-if TYPE_CHECKING:
-    from cem_core.linked import Round
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +76,16 @@ class Job:
             self._thread.wake()
 
 
+@dataclass
 class LinkedRuns:
-    """The first answer of linked runs: their sessions, which grow. None where a model could not begin."""
+    """The first answer of linked runs; `Round`s follow, from step 1 on."""
 
-    def __init__(self, sessions: list[Session | None], problems: list[str]) -> None:
-        self.sessions = sessions
-        self.problems = problems
-        """A sentence for each that could not begin."""
+    sessions: list[Session | None]
+    """They grow. None: that model could not begin."""
+    problems: list[str]
+    """Why each failed, in a sentence; empty: it did not, so far."""
+    crossing: Crossing | None = None
+    """Of step 0."""
 
 
 class _Thread(QThread):
@@ -136,9 +138,10 @@ class _Thread(QThread):
     def run(self) -> None:
         while (turn := self._next()) is not None:
             self._advance(*turn)
-        for _, answers in self._jobs:  # their controls said stop: recorded runs get their end
-            with contextlib.suppress(Exception):
-                deque(answers, maxlen=0)
+        for job, answers in self._jobs:
+            if job.begun and job.controls is not None:  # it says stop: recorded runs get their end
+                with contextlib.suppress(Exception):
+                    deque(answers, maxlen=0)
             _close(answers)
 
     def _next(self) -> tuple[Job, Iterator[Any]] | None:
@@ -156,6 +159,8 @@ class _Thread(QThread):
     def _advance(self, job: Job, answers: Iterator[Any]) -> None:
         problem = ""
         try:
+            if job.cancelled and not job.begun:
+                raise StopIteration
             answer = next(answers)
         except StopIteration:
             pass
@@ -191,35 +196,42 @@ class _Thread(QThread):
         """Every step is in its session before it is told of."""
         from cem_core import linked
 
-        assert job.controls is not None
-        runs = LinkedRuns([None] * len(request.specs), [])
+        controls, count = job.controls, len(request.specs)
+        assert controls is not None
+        runs = LinkedRuns([None] * count, [""] * count)
         begun = False
-        with contextlib.closing(linked.play(request, job.controls.following)) as rounds:  # type: ignore[type-var]
-            for round in rounds:
-                for i, message in enumerate(round.messages):
-                    session = runs.sessions[i]
-                    if isinstance(message, RunStart):
-                        runs.sessions[i] = Session(message, budget=self.keeping.memory // len(request.specs))
-                    elif isinstance(message, Step):
-                        assert session is not None
-                        self._keep(session, message)
-                    elif message is not None:
-                        if session is None:
-                            runs.problems.append(message.detail)
-                        else:
-                            session.finish(message)
-                            session.close()
-                if not begun and any(session is not None and len(session) for session in runs.sessions):
-                    begun = True
-                    yield runs
-                if begun:
-                    yield round
-        if not begun:
-            raise Refused(" ".join(dict.fromkeys(runs.problems)) or "Nothing could be run.")
-
-    def _keep(self, session: Session, step: Step) -> None:
         try:
-            keep(session, step, self.keeping)
+            # A job is advanced when its controls let it go on: it must not wait for them and keep the others waiting.
+            with contextlib.closing(linked.play(request, lambda: controls.following(wait=False))) as rounds:  # type: ignore[type-var]
+                for round in rounds:
+                    self._record(runs, round)
+                    if begun:
+                        yield round
+                    elif any(session is not None and len(session) for session in runs.sessions):
+                        begun, runs.crossing = True, round.crossing
+                        yield runs
+        finally:
+            for session in runs.sessions:
+                if session is not None:
+                    with contextlib.suppress(OSError):
+                        session.close()
+        if not begun and not job.cancelled:
+            raise Refused(" ".join(dict.fromkeys(filter(None, runs.problems))) or "Nothing could be run.")
+
+    def _record(self, runs: LinkedRuns, round: Round) -> None:
+        try:
+            for i, message in enumerate(round.messages):
+                session = runs.sessions[i]
+                if isinstance(message, RunStart):
+                    runs.sessions[i] = Session(message, budget=self.keeping.memory // len(runs.sessions))
+                elif isinstance(message, Step):
+                    assert session is not None
+                    keep(session, message, self.keeping)
+                elif message is not None:
+                    runs.problems[i] = message.detail if message.reason == "failed" else ""
+                    if session is not None:
+                        session.finish(message)
+                        session.close()
         except (OSError, Refused) as error:
             why = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
             raise Refused(f"The runs could not be recorded any longer ({why}): the steps so far are there.") from error

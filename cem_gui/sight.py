@@ -24,8 +24,12 @@ _CURVE_TICKS: Final = 4
 class Sight(QObject):
     """Shows a step of the run in sight everywhere; at the newest one, a run in progress is followed."""
 
+    began = Signal()
+    """Another run is in sight."""
     said = Signal(str)
     """A sentence that should be read."""
+    moved = Signal()
+    """Another step, chain or run is in sight, or the run has more steps."""
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class Sight(QObject):
         self._timeline.start(self.length())
         self.go_to(len(session) - 1)
         self.show_curves()
+        self.began.emit()
 
     def grow(self, newest: Step) -> bool:
         """It has more steps; whether the curves were drawn anew."""
@@ -84,6 +89,7 @@ class Sight(QObject):
         drawn = self._ticks % _CURVE_TICKS == 0 or self._player.gait != "running"
         if drawn:
             self.show_curves()
+        self.moved.emit()
         return drawn
 
     @Slot()
@@ -134,6 +140,7 @@ class Sight(QObject):
         self._evolution.show_step(shown)
         self._curves.set_cursor(step)
         self._timeline.show_recorded(last + 1, step)
+        self.moved.emit()
 
     @Slot()
     def previous(self) -> None:
@@ -171,3 +178,4 @@ class Sight(QObject):
     def _chain_selected(self, chain: int) -> None:
         self.show_curves()
         self._timeline.show_thumbs(self.thumbnail, anew=True)
+        self.moved.emit()

@@ -51,12 +51,13 @@ def now() -> Theme:
     return LIGHT if _scheme() == Qt.ColorScheme.Light else DARK
 
 
-_OF_MODELS: Final = ("accent", "blue", "orange", "red")
+OF_MODELS: Final = ("accent", "blue", "orange", "red")
+"""Names of the colours of the models that are compared."""
 
 
 def of_model(index: int) -> str:
     """The colour of one of the models that are compared, in everything that is drawn of it."""
-    return str(getattr(now(), _OF_MODELS[index % len(_OF_MODELS)]))
+    return str(getattr(now(), OF_MODELS[index % len(OF_MODELS)]))
 
 
 def apply(app: QApplication, mode: str) -> None:

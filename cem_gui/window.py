@@ -38,6 +38,7 @@ from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
 from cem_gui.image_menu import ImageMenu
 from cem_gui.landscape import LandscapeStage
+from cem_gui.lens import Lens
 from cem_gui.linked import LinkedStage
 from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
@@ -95,11 +96,11 @@ class MainWindow(QMainWindow):
         self.setup = Setup(self.sampler, self.models, self.pictures, self._stack, self)
         self.runs = Runs(self.filing.files, self.recorded, self.player, self.prober, self._stack, settings, self)
         self.sight = Sight(self.player, self.runs, self.sampler, self.evolution, self.timeline, self.curves, self)
-        actions.fill(self, self.acts, self.models.recent_menu, self.evolution.views, self.docks.toggles)
+        self.lens = Lens(self.prober, self.player, self.sight, self.evolution, self.curves, self.acts.lens, self)
         self.exporter = Exporter(self.filing.files, settings, self)
         self.subjects = Subjects(self.filing.files, self.models, self.compared, settings, self)
-        self.linked = LinkedStage(self.prober, self.subjects, self.setup, self)
-        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, self)
+        self.linked = LinkedStage(self.prober, self.subjects, self.setup, self.models, settings, self)
+        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, self.filing.files, self)
         self.accuracy = AccuracyStage(self.prober, self.subjects, settings, self)
         self.energies = EnergiesStage(self.prober, self.subjects, settings, self)
         self.landscape = LandscapeStage(self.prober, self.models, self.sight, self)
@@ -152,6 +153,9 @@ class MainWindow(QMainWindow):
             stage.changed.connect(self._show_gait)
         keep_space(*(stage.panel for stage in self.stages), self.compared)
         self.tabs.currentChanged.connect(self._show_stage)
+        self._choices = actions.tabs(self, [self.tabs.tabText(index) for index in range(self.tabs.count())])
+        self._choices.triggered.connect(self._tab_wanted)
+        actions.fill(self, self.acts, self.models.recent_menu, self._choices, self.evolution.views, self.docks.toggles)
 
     def _lay_out_status(self) -> None:
         self.status = QLabel()
@@ -178,6 +182,7 @@ class MainWindow(QMainWindow):
         pictures.offered.connect(self.evolution.clear_notice)
         pictures.run_offered.connect(runs.open)
         pictures.taken.connect(self._preview)
+        pictures.taken.connect(self.linked.renew)
         pictures.said.connect(self._problem)
         self.exporter.began.connect(self._show_gait)
         self.exporter.ended.connect(self._exported)
@@ -193,9 +198,11 @@ class MainWindow(QMainWindow):
         runs.copied.connect(self._command_copied)
         runs.busy_changed.connect(self._show_gait)
         sight.said.connect(self._problem)
+        self.lens.said.connect(self._problem)
         runs.offered.connect(self._offer_interrupted)
         runs.said.connect(self._problem)
         runs.gone.connect(self._preview)
+        self.linked.recorded.connect(runs.start)
         self.sampler.problem.connect(self._problem)
         self.evolution.menu_wanted.connect(self._show_menu)
         self.evolution.details_wanted.connect(acts.details.trigger)
@@ -280,6 +287,7 @@ class MainWindow(QMainWindow):
             self.stage.leave()
         self.stage = self.stages[index - 1] if index else None
         self.views.setCurrentIndex(index)
+        self._choices.actions()[index].setChecked(True)
         self.compared.setVisible(self.stage is not None and self.stage.compares)
         self.docks.show_for(None if self.stage is None else ["sampler"] if self.stage.samples else [])
         if self.stage is None:
@@ -292,7 +300,7 @@ class MainWindow(QMainWindow):
         self._show_gait()
 
     @Slot(QAction)
-    def _view_wanted(self, choice: QAction) -> None:
+    def _tab_wanted(self, choice: QAction) -> None:
         self.tabs.setCurrentIndex(choice.data())
 
     # ---- models ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from cem_core.export import Export
+    from cem_core.messages import Checkpoint
+    from cem_core.session import Session
 
 
 assuming = click.option(
@@ -20,10 +22,16 @@ assuming = click.option(
 
 def sampling(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a run, in the order in which they are shown."""
+    checkpoint = click.option(
+        "--checkpoint", default=None, metavar="NAME|FILE", help="Default: the bundled robust model."
+    )
+    return checkpoint(assuming(stepping(command)))
+
+
+def stepping(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a run that are not about its model."""
     for option in reversed(
         (
-            click.option("--checkpoint", default=None, metavar="NAME|FILE", help="Default: the bundled robust model."),
-            assuming,
             click.option("--sampler", "name", metavar="NAME",
                          help="TA, CS, RCS, Langevin, PGD, PGD-targeted, PGD-Linf, PGD-Linf-targeted. "
                          "Default: TA from images, RCS otherwise."),
@@ -122,3 +130,26 @@ def export_choices(options: dict[str, Any]) -> Export:
     as_said = ("every", "layout", "gain", "captions", "scale", "fps", "hold", "ease", "loop")
     formats: Any = tuple(dict.fromkeys(part.strip() for text in options["formats"] for part in text.split(",")))
     return Export(formats=formats, first=begin or 0, last=end, **{name: options[name] for name in as_said})
+
+
+def points(session: Session, chain: int) -> list[int]:
+    """The steps of a recorded run of which the pixels are there. Raises Refused if there are none, or no such chain."""
+    from cem_core.messages import Refused
+
+    if not 1 <= chain <= len(session.start.labels):
+        raise Refused(f"There is no chain {chain:,}: the run has 1 to {len(session.start.labels):,}.")
+    kept = [index for index in range(len(session)) if session.kept(index)]
+    if not kept:
+        raise Refused("There is nothing of this run to look at: no step of it was kept.")
+    return kept
+
+
+def check_same(found: Checkpoint, recorded: Checkpoint) -> None:
+    """Raises Refused unless a checkpoint is the file that a run was made with."""
+    from cem_core.messages import Refused
+
+    if found.sha256 != recorded.sha256:
+        raise Refused(
+            f"{recorded.name} is not the file that the run was made with any more: its SHA-256 is "
+            f"{found.sha256[:12]}…, not {recorded.sha256[:12]}…; put that file back."
+        )

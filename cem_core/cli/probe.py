@@ -2,58 +2,252 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cem_core.cli.options import assuming, chosen, fraction
 from cem_core.cli.progress import progress_bar
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from cem_core.probes.report import Report
+    from cem_core.probes.requests import Accuracy
+    from cem_core.probes.results import Light
+
+
+_EPS = {"l2": "0,0.25,0.5,1", "linf": "0,1/255,2/255,4/255,8/255"}
+_LISTED = 10
+"""Unreadable images that are named."""
+_COLOURS = {"unknown": "dim", "doubt": "yellow", "alarm": "red"}
+
 
 @click.command()
-@click.option("--checkpoint", "checkpoints_", multiple=True, required=True, metavar="NAME|FILE", help="Repeatable.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder or archive of class folders.")
+@click.option(
+    "--checkpoint",
+    "checkpoints_",
+    multiple=True,
+    required=True,
+    metavar="NAME|FILE",
+    help="Repeatable: up to four models are compared.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR|ARCHIVE",
+    help="Class folders, or a dataset of torchvision. Default: the bundled samples, which are few.",
+)
 @click.option("--split", default=None, help="Such as test, where the data has splits.")
-@click.option("--norm", type=click.Choice(["l2", "linf"], case_sensitive=False), default="l2", show_default=True)
-@click.option("--eps", default="0,0.25,0.5,1", show_default=True, help="Radii, such as 0,1/255,8/255; 0 is clean.")
+@click.option("--norm", type=click.Choice(["L2", "Linf"], case_sensitive=False), default="L2", show_default=True)
+@click.option(
+    "--eps",
+    default=None,
+    metavar="LIST",
+    help="Radii, such as 0,1/255,8/255; 0 is clean.  [default: 0,0.25,0.5,1; Linf: 0,1/255,2/255,4/255,8/255]",
+)
+@click.option(
+    "--attack",
+    type=click.Choice(["pgd", "apgd-ce", "apgd-t", "autoattack"], case_sensitive=False),
+    default="pgd",
+    show_default=True,
+    help="All but pgd need the package pyautoattack.",
+)
+@click.option("--steps", type=int, default=None, help="Of pgd.  [default: 20]")
+@click.option("--restarts", type=int, default=None, help="Of pgd: random starts for each image.  [default: 1]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first image.")
 @click.option("--num", type=int, default=None, help="Images, evenly over the classes. Default: all.")
+@click.option(
+    "--batch",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Images at once; results are kept after each batch. Halved where memory does not suffice.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Rounded gradients make a model look more robust than it is.",
+)
 @assuming
-@click.option("--json", "as_json", is_flag=True)
-def probe(
-    checkpoints_: tuple[str, ...],
-    data: Path,
-    split: str | None,
-    norm: Any,
-    eps: str,
-    num: int | None,
-    assumed: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Accuracy against ε under PGD-20 (random start, step 2.5·ε/20)."""
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Write results.csv, results.json, curve.svg and curve.png; the same command again goes on with what is there.",
+)
+@click.option("--workers", type=int, default=1, show_default=True, help="Reserved for the cluster: only 1 for now.")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+def probe(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+    """Accuracy against ε of one to four models under an attack.
+
+    An image counts if it is classified rightly as it is and wherever the attack ended.
+
+    \b
+    cem-explorer probe --checkpoint A --checkpoint B --data DIR --norm Linf --attack apgd-ce --out results
+    """
+    from cem_core.probes.report import Report
+
+    request = _request(checkpoints_, options)
+    report, stopped = Report(), False
+    try:
+        _measure(request, report, out)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:  # what is known is written, whatever ends it
+        if out and report.measured:
+            report.write(out)
+    if report.measured:
+        if as_json:
+            _echo_json(report)
+        else:
+            _echo(report)
+    if stopped:
+        how = "the same command goes on from there" if out else "with --out DIR the same command would go on from there"
+        click.echo(f"Interrupted at {report.measured:,} of {report.expected:,} judgements: {how}.", err=True)
+        click.get_current_context().exit(130)
+
+
+def _request(references: tuple[str, ...], options: dict[str, Any]) -> Accuracy:
+    norm = options["norm"].lower()
+    eps = tuple(fraction("--eps", part) for part in (options["eps"] or _EPS[norm]).split(","))
+    attack = {name: options[name] for name in ("steps", "restarts") if options[name] is not None}
+    if attack and options["attack"] != "pgd":
+        raise click.UsageError(f"--{next(iter(attack))} is of pgd: {options['attack']} knows its own.")
+
+    from cem_core.messages import Refused
+    from cem_core.probes.requests import Accuracy, Attack, Data, Subject
+
+    if options["workers"] != 1:
+        raise Refused("--workers is reserved for the cluster: this machine has one, so leave it out.")
+    return Accuracy(
+        tuple(
+            Subject(reference, chosen(reference, options["assumed"]), options["device"], options["precision"])
+            for reference in references
+        ),
+        Data(str(options["data"] or ""), options["split"], options["num"]),
+        Attack(name=options["attack"], norm=norm, seed=options["seed"], **attack),
+        eps,
+        options["batch"],
+    )
+
+
+def _measure(request: Accuracy, report: Report, out: Path | None) -> None:
+    """The report gets all answers; what is in the folder already is not measured again."""
+    from cem_core.probes.measuring import measure
+    from cem_core.probes.report import JOURNAL, RESULTS, claim
+    from cem_core.probes.results import Cell
+
+    answers = measure(request, journal=out / JOURNAL if out else None)
+    report.add(next(answers))
+    if out:
+        claim(out)
+        if not (out / RESULTS).exists():  # by which the folder is known as ours
+            report.write(out)
+    with progress_bar("attacking", report.expected) as advance:
+        for answer in answers:
+            report.add(answer)
+            if isinstance(answer, Cell):
+                advance(len(answer.labels))
+
+
+# What is said of it -----------------------------------------------------------------------------------------------
+
+
+def _echo_json(report: Report) -> None:
     import msgspec
 
-    from cem_core import checkpoints, probes
-    from cem_core.datasets import open_dataset
-    from cem_core.messages import Refused
+    from cem_core.probes.report import attack_told
 
-    strengths = [fraction("--eps", part) for part in eps.split(",")]
-    dataset = open_dataset(data, split).take(num)
-    rows = []
-    for reference in checkpoints_:
-        model, checkpoint = checkpoints.load(reference, choices=chosen(reference, assumed))
-        if dataset.classes != checkpoint.classes:
-            raise Refused(f"The classes of {data.name} are not those of {checkpoint.name}.")
-        pixels, labels = dataset.arrays(checkpoint.size)
-        with progress_bar(checkpoint.name, len(strengths) * len(labels)) as advance:
-            last: dict[float, probes.Point] = {}
-            for point in probes.accuracy(model, pixels, labels, norm, strengths):
-                advance(point.total - (last[point.eps].total if point.eps in last else 0))
-                last[point.eps] = point
-        rows += [(checkpoint.name, point) for point in last.values()]
-    if as_json:
-        objects = [{"name": name, "norm": norm, **msgspec.to_builtins(p), "accuracy": p.accuracy} for name, p in rows]
-        click.echo(msgspec.json.encode(objects).decode())
+    attack, objects = report.request.attack, []
+    for number, name in enumerate(report.names):
+        for point in report.points(number):
+            seen = (*report.lights.get(number, ()), *point.lights)
+            objects.append(
+                {
+                    "name": name,
+                    "norm": attack.norm,
+                    "eps": point.eps,
+                    "correct": point.correct,
+                    "total": point.total,
+                    "accuracy": point.accuracy,
+                    "low": point.band.low,
+                    "high": point.band.high,
+                    "attack": attack_told(attack),
+                    "lights": {light.name: light.state for light in seen if light.state != "fine"},
+                }
+            )
+    click.echo(msgspec.json.encode(objects).decode())
+
+
+def _echo(report: Report) -> None:
+    """A table on a terminal, plain lines elsewhere, and below it what to know of the numbers."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    norm = report.request.attack.norm
+    on_screen = sys.stdout is not None and sys.stdout.isatty()
+    if on_screen:
+        console.print(_table(report))
     else:
-        for name, p in rows:
-            click.echo(f"{name}  {norm} {p.eps:.4g}  {100 * p.accuracy:5.1f} %  ({p.correct} of {p.total})")
+        for number, name in enumerate(report.names):
+            for p in report.points(number):
+                click.echo(f"{name}  {norm} {p.eps:.4g}  {100 * p.accuracy:5.1f} %  ({p.correct} of {p.total})")
+    for where, light in _lit(report, worst_only=not on_screen):
+        said = f"{where}: {light.says} {light.do}".rstrip()
+        console.print(Text.assemble((f"{light.state}  ", _COLOURS[light.state]), said), soft_wrap=True)
+    for note in dict.fromkeys(report.notes):
+        console.print(Text.assemble(("note  ", "dim"), note), soft_wrap=True)
+    if report.skipped:
+        more = f" and {len(report.skipped) - _LISTED:,} more" if len(report.skipped) > _LISTED else ""
+        listed = ", ".join(list(report.skipped)[:_LISTED])
+        said = f"{len(report.skipped):,} images could not be read and are left out: {listed}{more}."
+        console.print(Text.assemble(("note  ", "dim"), said), soft_wrap=True)
+
+
+def _table(report: Report) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from cem_core.probes.report import attack_told, told
+    from cem_core.probes.results import worst
+
+    attack = report.request.attack
+    table = Table(
+        "model", "ε", "accuracy", "95 % band", "images", box=None, pad_edge=False,
+        title=f"{attack_told(attack)}, {attack.norm}", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for number, name in enumerate(report.names):
+        for row, point in enumerate(report.points(number)):
+            band = f"{100 * point.band.low:.1f} … {100 * point.band.high:.1f} %"
+            lights = (*report.lights.get(number, ()), *point.lights)
+            colour = _COLOURS.get(worst(lights), "")
+            table.add_row(Text("" if row else name), told(point.eps, attack.norm),
+                          Text(f"{100 * point.accuracy:.1f} %", colour), band, f"{point.total:,}")  # fmt: skip
+    return table
+
+
+def _lit(report: Report, *, worst_only: bool) -> Iterator[tuple[str, Light]]:
+    """What each light that is not fine is about, and the light; what is merely unknown may be left out."""
+    from cem_core.probes.report import told
+
+    for number, name in enumerate(report.names):
+        where: dict[Light, list[str]] = {light: [] for light in report.lights.get(number, ())}
+        for point in report.points(number):
+            for light in point.lights:
+                where.setdefault(light, []).append(told(point.eps, report.request.attack.norm))
+        for light, radii in where.items():
+            if light.state != "fine" and not (worst_only and light.state == "unknown"):
+                yield f"{name}, ε {', '.join(radii)}" if radii else name, light

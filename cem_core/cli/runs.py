@@ -16,7 +16,7 @@ from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from cem_core.export import Export, RunFile
-    from cem_core.messages import Checkpoint, Message, Precision, RunSpec, RunStart, Sampler
+    from cem_core.messages import Chain, Checkpoint, Message, Precision, RunSpec, RunStart, Sampler, Start
     from cem_core.session import Session
 
 
@@ -56,26 +56,42 @@ def morph(
     if again is not None:
         _repeat(again, options)
         return
+    sampler, starts = begun(images, start, options)
+    chains = laid_out(sampler, starts, targets, count, _open(options), options["seed"])
+    _run(_spec(options, sampler, chains), options)
+
+
+def begun(images: tuple[Path, ...], start: str | None, options: dict[str, Any]) -> tuple[Sampler, list[Start]]:
+    """The row that is asked for, and where its chains begin."""
     from cem_core import presets
-    from cem_core.chains import lay_out
-    from cem_core.messages import MAX_CHAINS, GaussianStart, ImageStart, NoiseStart, Refused, ReplayStart, Start
+    from cem_core.messages import GaussianStart, ImageStart, NoiseStart, ReplayStart
 
     start = start or ("image" if images else "gaussian")
     if images and start != "image":
         raise click.UsageError(f"IMAGES and --start {start} exclude each other.")
-    starts: list[Start]
     if start == "image":
-        starts = [ImageStart(str(path.absolute())) for path in images]
-    else:
-        kinds: dict[str, Callable[[], Start]] = {"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}
-        starts = [kinds[start]()]
-    sampler = _row(options, presets.FROM_IMAGES if start == "image" else presets.FROM_DRAWS)
-    checkpoint = _open(options)
-    labels = [_class(checkpoint, target) for target in targets]
+        return _row(options, presets.FROM_IMAGES), [ImageStart(str(path.absolute())) for path in images]
+    kinds: dict[str, Callable[[], Start]] = {"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}
+    return _row(options, presets.FROM_DRAWS), [kinds[start]()]
+
+
+def laid_out(
+    sampler: Sampler,
+    starts: list[Start],
+    targets: tuple[str, ...],
+    count: int | None,
+    checkpoint: Checkpoint,
+    seed: int,
+) -> tuple[Chain, ...]:
+    """A chain for each pair of start and target, or so many."""
+    from cem_core.chains import lay_out
+    from cem_core.messages import MAX_CHAINS, Refused
+
+    labels = [class_index(checkpoint, target) for target in targets]
     count = max(1, len(starts)) * max(1, len(labels)) if count is None else count
     if not 1 <= count <= MAX_CHAINS:
         raise Refused(f"Chains must be between 1 and {MAX_CHAINS:,}, not {count:,}.")
-    _run(_spec(options, sampler, lay_out(sampler, starts, labels, count, options["seed"])), options)
+    return lay_out(sampler, starts, labels, count, seed)
 
 
 @click.command()
@@ -119,7 +135,7 @@ def _row(options: dict[str, Any], default: str) -> Sampler:
     return msgspec.structs.replace(known[asked.lower()], **changes)
 
 
-def _class(checkpoint: Checkpoint, target: str) -> int:
+def class_index(checkpoint: Checkpoint, target: str) -> int:
     from cem_core.messages import Refused
 
     if target in checkpoint.classes:

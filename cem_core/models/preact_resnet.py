@@ -20,6 +20,8 @@ _DEPTHS: Final[Mapping[tuple[bool, tuple[int, ...]], int]] = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
 }
+BLOCKS: Final = {depth: blocks for (_, blocks), depth in _DEPTHS.items()}
+"""Blocks of each stage, by depth."""
 
 
 class Block(nn.Module):

@@ -67,10 +67,10 @@ def perturb(
         Refused: the model has too few classes for the attack, its logits are no numbers, or pyautoattack is missing.
         Cancelled: `go_on` said so before a forward pass.
     """
-    asked = _asking(logits_of, go_on)
+    asked = asking(logits_of, go_on)
     if eps == 0:
         none = torch.zeros_like(y, dtype=torch.bool)
-        return Outcome(x, _judged(asked, x).argmax(1) != y, none, none, ())
+        return Outcome(x, judged(asked, x).argmax(1) != y, none, none, ())
     if attack.name == "pgd":
         return _restarted(asked, x, y, attack, eps, seeds)
     return _auto(asked, x.contiguous(), y, attack, eps, seeds[0])
@@ -98,7 +98,9 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return others.logsumexp(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
-def _asking(logits_of: Logits, go_on: GoOn) -> Logits:
+def asking(logits_of: Logits, go_on: GoOn) -> Logits:
+    """The same logits, but `Cancelled` is raised before a forward pass that is not wanted any more."""
+
     def logits(x: Tensor) -> Tensor:
         if not go_on():
             raise Cancelled
@@ -107,7 +109,8 @@ def _asking(logits_of: Logits, go_on: GoOn) -> Logits:
     return logits
 
 
-def _judged(logits_of: Logits, x: Tensor) -> Tensor:
+def judged(logits_of: Logits, x: Tensor) -> Tensor:
+    """(B, K) logits, no gradient. Raises Refused if one is no number."""
     with torch.no_grad():
         logits = logits_of(x)
     if not logits.isfinite().all():
@@ -125,7 +128,7 @@ def _restarted(logits_of: Logits, x: Tensor, y: Tensor, attack: Attack, eps: flo
     for restart in range(attack.restarts):
         keys = tuple(seeds[i] + (restart << 32) for i in standing.tolist())
         end, first = climb(logits_of, row, samplers.begin(row, x[standing], y[standing], keys))
-        logits = _judged(logits_of, end)
+        logits = judged(logits_of, end)
         falls = logits.argmax(1) != y[standing]
         adversarial[standing], flipped[standing] = end, falls
         vanished[standing] &= _aimless(first.drift, row.norm)
@@ -160,7 +163,7 @@ def _auto(logits_of: Logits, x: Tensor, y: Tensor, attack: Attack, eps: float, s
         sys.settrace(tracing)  # it counts calls by tracing, and leaves that on if it is interrupted
     with torch.no_grad():
         adversarial = (x + samplers.project(found - x, attack.norm, eps)).clamp(0, 1)
-    flipped = _judged(logits_of, adversarial).argmax(1) != y
+    flipped = judged(logits_of, adversarial).argmax(1) != y
     return Outcome(adversarial, flipped, vanished, torch.zeros_like(flipped), ())
 
 

@@ -104,8 +104,10 @@ class Journal:
         if self._path is None:
             return
         line = b"\n" * self._torn + msgspec.json.encode(Entry(key, cell)) + b"\n"
-        with _told(self._path), self._path.open("ab", buffering=0) as file:  # one write, so that lines never mingle
-            self._torn = file.write(line) < len(line)
+        with _told(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:  # one write, so that lines never mingle
+                self._torn = file.write(line) < len(line)
             if self._torn:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cem_core.messages import Refused
 from cem_core.probes.requests import Accuracy, Energies, Landscape, Lens, Request, Smallest
 from cem_core.probes.results import Answer
 
@@ -26,6 +27,19 @@ def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None =
         Refused: a model, the data or an image cannot be used as asked.
         Cancelled: `go_on` said so.
     """
+    from cem_core.runner import out_of_memory
+
+    try:
+        yield from _answers(request, go_on, journal)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise Refused(
+            "There is not enough memory for this: choose a smaller batch, or close other programs."
+        ) from error
+
+
+def _answers(request: Request, go_on: GoOn, journal: Path | None) -> Iterator[Answer]:
     match request:
         case Accuracy():
             from cem_core.probes.accuracy import accuracy

@@ -100,7 +100,7 @@ class Accuracy(msgspec.Struct, frozen=True):
 class Energies(msgspec.Struct, frozen=True):
     """Energies E(x) of clean, adversarial and generated images: how well E(x) tells them apart.
 
-    Answered by `results.Opening`, then `Sample` and `Note` as they come.
+    Answered by `results.Opening`, then `Lights`, `Sample` and `Note` as they come.
 
     Raises:
         Refused: as `Accuracy`.
@@ -154,18 +154,18 @@ class Smallest(msgspec.Struct, frozen=True, eq=False):
 class Landscape(msgspec.Struct, frozen=True, eq=False):
     """E(x) or E(x,y) on a plane through an image, from coarse to fine.
 
-    Answered by `results.Plane`, then `Survey` after each batch.
+    Answered by `results.Plane`, then `Survey` after each batch, and `Note`.
 
     Raises:
-        Refused: the size is not between 2 and 1,024.
+        Refused: the size is not between 2 and 1,024, or another number is out of range.
     """
 
     subject: Subject
     pixels: Floats
-    """(T, C, H, W) in [0,1]. One: its surroundings, adversarial × random direction. Two or more: the plane of the first
-    two principal components of that trajectory."""
+    """(T, C, H, W) in [0,1]. One: its surroundings, away from the class that the model sees × a random direction. Two or
+    more: the plane of the first two principal components of that trajectory."""
     label: int | None = None
-    """y of E(x,y) and of the adversarial direction; None: E(x), and the class that the model sees."""
+    """y of E(x,y); None: the class that the model sees in the first image."""
     marginal: bool = True
     """Show E(x); else E(x,y)."""
     size: int = 64
@@ -178,6 +178,7 @@ class Landscape(msgspec.Struct, frozen=True, eq=False):
     def __post_init__(self) -> None:
         _whole("Points on a side", self.size, 2, 1024)
         _whole("The batch", self.batch, 1, 100_000)
+        _whole("The seed", self.seed, 0, 2**31 - 1)
         if self.extent is not None and not 0 < self.extent <= MAX_EPS["l2"]:
             raise Refused(f"The extent must be a number above 0 and at most {MAX_EPS['l2']:g}, not {self.extent:g}.")
 
@@ -185,7 +186,10 @@ class Landscape(msgspec.Struct, frozen=True, eq=False):
 class Lens(msgspec.Struct, frozen=True, eq=False):
     """The step split into its class part ∇f(x,y) and its marginal part ∇LSE(x), along T points of one chain.
 
-    Answered by `results.Split` for each piece of them.
+    Answered by `results.Split` for each piece of them, and `Note`.
+
+    Raises:
+        Refused: the batch is not between 1 and 100,000, or there are not as many labels as points.
     """
 
     subject: Subject
@@ -196,6 +200,15 @@ class Lens(msgspec.Struct, frozen=True, eq=False):
     first: int = 0
     """Step of the first of them, which the answers count from."""
     batch: int = 32
+    labels: tuple[int, ...] = ()
+    """y of each point, if they are of several chains; empty: `label` for all."""
+    sha256: str = ""
+    """Of the checkpoint that the points were made with, and no other will do; empty: whatever the file is by now."""
+
+    def __post_init__(self) -> None:
+        _whole("The batch", self.batch, 1, 100_000)
+        if self.labels and len(self.labels) != len(self.pixels):
+            raise Refused(f"There are {len(self.labels):,} labels for {len(self.pixels):,} points: give as many.")
 
 
 class Linked(msgspec.Struct, frozen=True):

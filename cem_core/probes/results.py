@@ -31,6 +31,8 @@ class Opening(msgspec.Struct, frozen=True):
     images: int
     notes: tuple[str, ...] = ()
     """A sentence each: classes that are left out, …"""
+    versions: dict[str, str] = {}
+    """Of what decides the numbers, for the record."""
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -99,7 +101,7 @@ class Point(msgspec.Struct, frozen=True):
         return self.correct / self.total if self.total else math.nan
 
     @property
-    def band(self) -> tuple[float, float]:
+    def band(self) -> Band:
         """95 % confidence band of the accuracy (Wilson 1927)."""
         return wilson(self.correct, self.total)
 
@@ -215,7 +217,7 @@ def wilson(correct: int, total: int) -> Band:
     share, z2 = correct / total, _Z * _Z
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    return Band(max(0.0, centre - half), min(1.0, centre + half))
+    return Band(min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))  # rounded, still around it
 
 
 def auroc(negative: Floats, positive: Floats) -> float:

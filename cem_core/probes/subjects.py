@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from cem_core import checkpoints
+from cem_core.datasets import Indices, Labelled, Skipped, in_turns
 from cem_core.images import Bytes
-from cem_core.messages import Checkpoint, Refused
+from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.models import Model
+from cem_core.probes.classes import alike as alike
+from cem_core.probes.measuring import Cancelled, GoOn
 from cem_core.probes.requests import Subject
 from cem_core.probes.results import Note
 from cem_core.runner import out_of_memory
@@ -35,6 +38,27 @@ def open_subject(subject: Subject) -> Opened:
     return Opened(model, checkpoint)
 
 
+def check_images(known: Checkpoint, pixels: Floats, label: int | None = None) -> None:
+    """Raises Refused unless pixels (T, C, H, W) and a label suit the model."""
+    wanted = (known.channels, known.size, known.size)
+    if pixels.ndim != 4 or not len(pixels) or pixels.shape[1:] != wanted:
+        takes, given = ("×".join(map(str, shape)) for shape in (wanted, pixels.shape[1:]))
+        raise Refused(f"{known.name} takes images of {takes}, not {given}: choose a model for these, or other images.")
+    if label is not None and not 0 <= label < len(known.classes):
+        raise Refused(f"{known.name} has no class {label}: it has 0 to {len(known.classes) - 1}.")
+
+
+def asking(logits_of: Logits, go_on: GoOn) -> Logits:
+    """The same logits; before each forward pass it asks whether to go on, and raises Cancelled if not."""
+
+    def logits(x: Tensor) -> Tensor:
+        if not go_on():
+            raise Cancelled
+        return logits_of(x)
+
+    return logits
+
+
 # What they have in common -----------------------------------------------------------------------------------------
 
 
@@ -46,11 +70,6 @@ class Shared(NamedTuple):
     """For each model, which of its logits the shared classes are; None: all of them, in the same order."""
     notes: tuple[str, ...]
     """A sentence each: what is left out."""
-
-
-def alike(name: str) -> str:
-    """What names of the same class have in common: case and the sign between words do not matter."""
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def shared(models: Sequence[Checkpoint], others: Sequence[tuple[str, Sequence[str]]] = ()) -> Shared:
@@ -94,6 +113,24 @@ def _some(names: Sequence[str], at_most: int = 4) -> str:
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most:,} more" if len(names) > at_most else "")
 
 
+def judged(data: Labelled, shared: Shared) -> tuple[Indices, Indices]:
+    """Which images of the data show a shared class, the classes in turns, and the shared class that each shows.
+
+    Raises:
+        Refused: none does.
+    """
+    number = np.arange(len(data.classes))  # where the lists are the same, a name may stand in them twice
+    if [alike(name) for name in data.classes] != [alike(name) for name in shared.classes]:
+        known = {alike(name): label for label, name in enumerate(shared.classes)}
+        number = np.array([known.get(alike(name), -1) for name in data.classes], np.int64)
+    labels = number[data.labels]
+    order = in_turns(labels)
+    order = order[labels[order] >= 0]
+    if not len(order):
+        raise Refused(f"{data.name} has no image of a class that all models know: choose other data.")
+    return order, labels[order]
+
+
 def restricted(model: Model, columns: tuple[int, ...] | None) -> Logits:
     """The logits of these classes alone, (B, C, H, W) to (B, len(columns)); None: of all."""
     if columns is None:
@@ -105,8 +142,20 @@ def restricted(model: Model, columns: tuple[int, ...] | None) -> Logits:
 # Pixels and batches -----------------------------------------------------------------------------------------------
 
 
+def noting(said: list[Note]) -> Skipped:
+    """Notes each image that cannot be read once, however many sizes it is wanted in."""
+    known: set[str] = set()
+
+    def skipped(path: str, why: str) -> None:
+        if path not in known:
+            known.add(path)
+            said.append(Note(why, path))
+
+    return skipped
+
+
 def tensor(pixels: Bytes, opened: Opened) -> Tensor:
-    """Pictures (N, H, W, 3) → (N, C, H, W) float32 in [0,1] on the device of the model; grey if it takes one channel."""
+    """Pictures (N, H, W, 3) → (N, C, H, W) float32 in [0,1] where the model is; grey if it takes one channel."""
     if opened.checkpoint.channels == 1:  # as Pillow does; grey pictures keep their values
         pixels = ((pixels @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[..., None]
     return (torch.from_numpy(pixels).to(opened.model.device).permute(0, 3, 1, 2).float() / 255).contiguous()

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QSizePolicy, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
 from cem_core.events import Kind
 from cem_core.messages import Floats, Norm, RunStart
 from cem_core.session import Numbers
+from cem_gui.widgets.card import small
 from cem_gui.widgets.marks import Mark
 from cem_gui.widgets.plot import Plot
 
 _PROBABILITY: Final = ("Target", "Most likely classes", "log p(y|x)")
-_DISTANCE: Final = ("From the start", "Gradient norm")
+_DISTANCE: Final = ("From the start", "Gradient norm", "‖∇f‖ and ‖∇LSE‖", "cos(∇f, ∇LSE)")
+_NORMS, _COSINE = 2, 3
+"""Rows of the same that the lens has to tell."""
 _SHOWN_ON: Final[tuple[tuple[Kind, ...], ...]] = (
     ("energy minimum", "largest jump", "diverged"),
     ("misclassified", "target reached"),
     ("ball reached",),
 )
 """Which plot shows what happened."""
+_NOTHING: Final = np.full((1, 1), np.nan, np.float32)
 _Series: TypeAlias = dict[str, tuple[str, Floats]]
 _COLOURS: Final = ("accent", "blue", "orange", "red", "muted")
 
 
+class Parts(NamedTuple):
+    """Lengths of the two parts of the step and the angle between, of the chosen chain; NaN where not known yet, and
+    the steps after the last are not known either."""
+
+    class_norm: Floats
+    """(T,) ‖∇f(x,y)‖₂."""
+    marginal_norm: Floats
+    """(T,) ‖∇LSE(x)‖₂."""
+    cosine: Floats
+    """(T,)."""
+
+
 class CurvesPanel(QWidget):
     stepped = Signal(int)
+    lens_wanted = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -52,8 +69,15 @@ class CurvesPanel(QWidget):
         for plot in self._plots:
             layout.addWidget(plot, 1)
             plot.stepped.connect(self.stepped)
-        for choice in (self.which_probability, self.which_distance):
-            choice.activated.connect(self._draw)
+        self.told = small()
+        self.told.setWordWrap(True)
+        self.told.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.told.hide()
+        self.distance.body.addWidget(self.told)
+        self.which_probability.activated.connect(self._draw)
+        self.which_distance.activated.connect(self._distance_chosen)
+        self._parts: Parts | None = None
+        """None: the lens is off."""
         self._beside: tuple[RunStart, Numbers, str] | None = None
         self._shown: tuple[RunStart, Numbers, int, int, Norm | None] | None = None
 
@@ -85,6 +109,18 @@ class CurvesPanel(QWidget):
         self.beside.setText(f"– –  {beside[2]}" if beside is not None else "")
         self._draw()
 
+    def show_parts(self, parts: Parts | None) -> None:
+        """What the lens knows of the chosen chain; None: it is off."""
+        self._parts = parts
+        if self._of_lens:
+            if parts is None:
+                self.which_distance.setCurrentIndex(0)
+            self._draw()
+
+    def tell(self, text: str) -> None:
+        """What the two parts mean at the cursor, under their curves."""
+        self.told.setText(text)
+
     def show_marks(self, marks: Sequence[Mark]) -> None:
         """What happened in the chosen chain, each on the curve that shows it."""
         chosen = [mark for mark in marks if not mark.faint]
@@ -95,20 +131,35 @@ class CurvesPanel(QWidget):
         for plot in self._plots:
             plot.set_cursor(step)
 
+    @property
+    def _of_lens(self) -> bool:
+        return self.which_distance.currentIndex() in (_NORMS, _COSINE)
+
+    def _distance_chosen(self) -> None:
+        self._draw()
+        if self._of_lens and self._parts is None:
+            self.lens_wanted.emit(True)
+
     def _draw(self) -> None:
+        self.told.setVisible(self._of_lens)
         if self._shown is None:
             return
         start, numbers, chain, length, norm = self._shown
-        span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
+        which = self.which_distance.currentIndex()
+        p_span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
+        spans = (None, p_span, (-1.0, 1.0) if which == _COSINE else None)
+        self.distance.view.getPlotItem().getViewBox().setLimits(yMin=-1.2 if which == _COSINE else -0.02)
         other: list[_Series] = [{}, {}, {}]
         if self._beside is not None and (theirs := min(chain, len(self._beside[0].labels) - 1)) >= 0:
             other = self._series(*self._beside[:2], theirs, norm)
             length = max(length, len(self._beside[1].energy) - 1)
-        rest = numbers.distance if self.which_distance.currentIndex() == 0 else numbers.gradient_norm
+        if self._of_lens:  # of that run, nothing is known
+            other[2] = {}
+        rest = (numbers.distance, numbers.gradient_norm, _NOTHING, _NOTHING)[which]
         ours = self._series(start, numbers, chain, norm)
         faint = (numbers.energy, self._faint(numbers, chain), rest)
-        for plot, series, others, all_chains in zip(self._plots, ours, other, faint, strict=True):
-            plot.show_series(series, all_chains, length, span if plot is self.probability else None, others)
+        for plot, series, others, all_chains, span in zip(self._plots, ours, other, faint, spans, strict=True):
+            plot.show_series(series, all_chains, length, span, others)
 
     def _series(self, start: RunStart, numbers: Numbers, chain: int, norm: Norm | None) -> list[_Series]:
         """What each plot shows of a chain: legend → (colour, values)."""
@@ -117,13 +168,21 @@ class CurvesPanel(QWidget):
             "E(x)": ("blue", numbers.energy[:, chain]),
             f"E(x,{name})": ("orange", numbers.joint[:, chain]),
         }
-        distance: _Series
-        if self.which_distance.currentIndex() == 0:
+        return [energy, self._probabilities(start, numbers, chain), self._distances(numbers, chain, norm)]
+
+    def _distances(self, numbers: Numbers, chain: int, norm: Norm | None) -> _Series:
+        which = self.which_distance.currentIndex()
+        if which == 0:
             measure = {"l2": "‖x−x₀‖₂", "linf": "‖x−x₀‖∞"}[norm] if norm else "‖x−x₀‖, norm changed"
-            distance = {measure: ("red", numbers.distance[:, chain])}
-        else:
-            distance = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
-        return [energy, self._probabilities(start, numbers, chain), distance]
+            return {measure: ("red", numbers.distance[:, chain])}
+        drift: _Series = {"‖a∇f+b∇LSE‖₂": ("red", numbers.gradient_norm[:, chain])}
+        if which == 1:
+            return drift
+        known = self._parts or Parts(*np.empty((3, 0), np.float32))
+        parts = Parts(*(_padded(values, len(numbers.energy)) for values in known))
+        if which == _COSINE:
+            return {"cos(∇f,∇LSE)": ("accent", parts.cosine)}
+        return {"‖∇f‖₂": ("orange", parts.class_norm), "‖∇LSE‖₂": ("blue", parts.marginal_norm), **drift}
 
     def _faint(self, numbers: Numbers, chain: int) -> Floats:
         """(T, B) probabilities of all chains, or (T, K) of all classes."""
@@ -147,6 +206,13 @@ class CurvesPanel(QWidget):
 def _of_classes(numbers: Numbers, chain: int) -> Floats:
     p: Floats = np.exp(numbers.logits[:, chain] + numbers.energy[:, chain, None])
     return p
+
+
+def _padded(values: Floats, steps: int) -> Floats:
+    """(T,) for so many steps, NaN at the end."""
+    padded: Floats = np.full(steps, np.nan, np.float32)
+    padded[: len(values)] = values[:steps]
+    return padded
 
 
 def _short(name: str, most: int = 18) -> str:

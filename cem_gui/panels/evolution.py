@@ -1,12 +1,13 @@
-"""The chains themselves: a grid, one of them large, and what is shown of each (image, original, difference)."""
+"""The chains themselves: a grid, one of them large, and what is shown of each: image, original, difference, and with
+the lens on, the two parts of the step."""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from PySide6.QtCore import QPoint, Qt, Signal, Slot
-from PySide6.QtGui import QAction, QActionGroup
+from PySide6.QtGui import QAction, QActionGroup, QColor
 from PySide6.QtWidgets import (
     QButtonGroup,
     QComboBox,
@@ -22,19 +23,43 @@ from superqt import QElidingLabel
 from cem_core import images
 from cem_core.images import hwc
 from cem_core.messages import Floats, RunStart, Step
+from cem_gui import theme
 from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_image
 from cem_gui.widgets.large_image import LargeImage
 from cem_gui.widgets.notice import Notice
 
-View = Literal["image", "original", "difference"]
+View = Literal["image", "original", "difference", "class", "marginal"]
+_VIEWS: Final[tuple[tuple[View, str, str], ...]] = (
+    ("image", "Image", "1"),
+    ("original", "Original", "2"),
+    ("difference", "Difference", "3"),
+    ("class", "∇f", "4"),
+    ("marginal", "∇LSE", "5"),
+)
+_PARTS: Final = {
+    "class": "The class part of the step: bright where more light raises f(x,y), dark where less, grey is zero",
+    "marginal": "The marginal part of the step: bright where more light raises LSE(x), dark where less, grey is zero",
+}
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 _TOP: Final = 10
 _STRAY: Final = 1.0
 """Fall of E(x) from which on a chain that gains nothing on its target is said to climb another class."""
 
 
+class Maps(NamedTuple):
+    """What the lens shows of B chains. A chain's is of the newest step that it is known of; NaN: of none yet."""
+
+    class_part: Floats
+    """(B, C, H, W) ∇f(x,y)."""
+    marginal_part: Floats
+    """(B, C, H, W) ∇LSE(x)."""
+
+
 class EvolutionPanel(QWidget):
     selected = Signal(int)
+    viewed = Signal()
+    """Something else is shown of the chains, or of another number of them."""
+    lens_wanted = Signal(bool)
     details_wanted = Signal()
     interrupted_wanted = Signal()
     """The run that a notice told of should be opened."""
@@ -47,24 +72,23 @@ class EvolutionPanel(QWidget):
         self._first: Floats | None = None
         self._origin: Step | None = None
         self._step: Step | None = None
+        self._maps: Maps | None = None
         self._offers_run = False
         self.view: View = "image"
         self.views = QActionGroup(self)
         buttons = QHBoxLayout()
         buttons.setSpacing(6)
-        self.title = QLabel("Evolution")
-        font = self.title.font()
-        font.setPointSizeF(font.pointSizeF() * 1.15)
-        font.setBold(True)
-        self.title.setFont(font)
-        buttons.addWidget(self.title)
-        buttons.addStretch(1)
+        self.lens = QPushButton("Lens")
+        self.lens.setCheckable(True)
+        self.lens.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.lens.setAccessibleName("CEM lens")
+        self.lens.clicked.connect(self.lens_wanted)
+        self.cost = QElidingLabel("")
+        self.cost.setObjectName("muted")
+        buttons.addWidget(self.lens)
+        buttons.addWidget(self.cost, 1)
         group = QButtonGroup(self)
-        for view, text, key in (
-            ("image", "Image", "1"),
-            ("original", "Original", "2"),
-            ("difference", "Difference", "3"),
-        ):
+        for view, text, key in _VIEWS:
             action = QAction(text, self.views)
             action.setCheckable(True)
             action.setShortcut(f"Ctrl+{key}")
@@ -74,7 +98,9 @@ class EvolutionPanel(QWidget):
             button.setCheckable(True)
             button.setChecked(view == "image")
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-            button.setToolTip(f"{text} ({action.shortcut().toString()})")
+            tip = f"{_PARTS.get(view, text)} ({action.shortcut().toString()})"
+            button.setToolTip(tip)
+            action.setToolTip(tip)
             button.clicked.connect(action.trigger)
             action.toggled.connect(button.setChecked)
             group.addButton(button)
@@ -139,12 +165,17 @@ class EvolutionPanel(QWidget):
         return self.grid.chosen
 
     @property
+    def of_lens(self) -> bool:
+        """A part of the step is shown."""
+        return self.view in _PARTS
+
+    @property
     def is_large(self) -> bool:
         return self.stack.currentWidget() is self.large
 
     def show_start(self, start: RunStart, first: Step) -> None:
         """A run: its chains, as they begin."""
-        self._start, self._first, self._origin = start, first.pixels, first
+        self._start, self._first, self._origin, self._maps = start, first.pixels, first, None
         self.grid.set_starts(self._shown(first.pixels))
         self.show_step(first)
         if self.stack.currentWidget() is self._empty_page:
@@ -154,6 +185,26 @@ class EvolutionPanel(QWidget):
     def show_step(self, step: Step) -> None:
         self._step = step
         self._paint()
+
+    def show_maps(self, maps: Maps) -> None:
+        """The two parts of the step at each chain, as far as they are known."""
+        self._maps = maps
+        if self.of_lens:
+            self._paint()
+
+    def show_lens(self, on: bool) -> None:
+        """Whether the lens is on; if it is not, there are no parts to be seen."""
+        self.lens.setChecked(on)
+        if not on:
+            self._maps = None
+            self.show_cost("", "")
+            if self.of_lens:
+                self.views.actions()[0].trigger()
+
+    def show_cost(self, text: str, tip: str) -> None:
+        """What the lens takes, or how far it is."""
+        self.cost.setText(text)
+        self.cost.setToolTip(tip)
 
     def show_empty(self, text: str, offer: str = "") -> None:
         """Nothing to show yet, and what to do; where the model's details have the answer, a button to them."""
@@ -178,6 +229,7 @@ class EvolutionPanel(QWidget):
         if self._step is not None:
             self.stack.setCurrentWidget(self.grid)
             self._paint()
+            self.viewed.emit()
 
     def toggle_large(self) -> None:
         if self.is_large:
@@ -205,6 +257,9 @@ class EvolutionPanel(QWidget):
         self.view = action.data()
         self.gain.setEnabled(self.view == "difference")
         self._paint()
+        if self.of_lens and not self.lens.isChecked():
+            self.lens_wanted.emit(True)
+        self.viewed.emit()
 
     def _paint(self) -> None:
         if self._step is None or self._first is None or self._start is None:
@@ -215,10 +270,24 @@ class EvolutionPanel(QWidget):
             return
         self.grid.show_images(self._pictures(step.pixels, self._first), self._captions(step, self._start))
 
-    def _pictures(self, pixels: Floats, first: Floats) -> Bytes:
+    def _pictures(self, pixels: Floats, first: Floats, chains: slice = slice(None)) -> Bytes:
+        pixels, first = pixels[chains], first[chains]
+        if self.of_lens:
+            part: Floats = np.full_like(pixels, np.nan) if self._part is None else self._part[chains]
+            maps = images.signed(part).copy()
+            empty = QColor(theme.now().field)
+            maps[np.isnan(part[:, 0, 0, 0])] = empty.red(), empty.green(), empty.blue()
+            return maps
         if self.view == "difference":
             return images.difference(pixels, first, self.gain.currentData())
         return self._shown(first if self.view == "original" else pixels)
+
+    @property
+    def _part(self) -> Floats | None:
+        """(B, C, H, W) what is shown of the lens, if anything is known."""
+        if self._maps is None:
+            return None
+        return self._maps.class_part if self.view == "class" else self._maps.marginal_part
 
     def _captions(self, step: Step, start: RunStart) -> list[Caption]:
         classes = start.checkpoint.classes
@@ -253,7 +322,7 @@ class EvolutionPanel(QWidget):
         order = np.argsort(-p)[:_TOP]
         classes, label = start.checkpoint.classes, start.labels[self.chosen]
         bars = [(classes[k], float(p[k]), bool(k == label)) for k in order]
-        picture = self._pictures(step.pixels[chain], first[chain])[0]
+        picture = self._pictures(step.pixels, first, chain)[0]
         self.large.show_image(to_image(picture), to_image(self._shown(first[chain])[0]), bars)
 
     def _select(self, chain: int) -> None:
@@ -264,6 +333,7 @@ class EvolutionPanel(QWidget):
         self.grid.choose(chain)
         self.stack.setCurrentWidget(self.large)
         self._paint()
+        self.viewed.emit()
 
     def _write_about(self) -> None:
         if self._start is None:
@@ -277,7 +347,13 @@ class EvolutionPanel(QWidget):
         if chain < 0 or self._step is None or chain >= len(self._step.pixels):
             self.probe.setText("")
             return
-        values = " ".join(f"{value:.3f}" for value in self._step.pixels[chain, :, y, x])
+        part = self._part
+        if not self.of_lens:
+            values = " ".join(f"{value:.3f}" for value in self._step.pixels[chain, :, y, x])
+        elif part is None or np.isnan(part[chain, :, y, x]).any():
+            values = "not known yet"
+        else:
+            values = " ".join(f"{value:+.3g}" for value in part[chain, :, y, x])
         self.probe.setText(f"x {x}  y {y}  ·  {values}")
 
     def _probe_large(self, x: int, y: int) -> None:

@@ -1,9 +1,364 @@
-"""Runs of several models side by side."""
+"""Runs of several models side by side: the same images, each model's way with them, and what the others say of it."""
 
 from __future__ import annotations
 
-from PySide6.QtWidgets import QWidget
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from PySide6.QtCore import Qt, Signal, Slot
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from cem_core import images
+from cem_core.images import hwc
+from cem_core.messages import Checkpoint, Floats, RunStart, Step
+from cem_core.probes.requests import MODELS
+from cem_core.session import Numbers
+from cem_gui import theme
+from cem_gui.widgets.band_plot import SYMBOLS
+from cem_gui.widgets.card import Card, muted, small
+from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.matrix import Matrix
+from cem_gui.widgets.notice import Notice
+from cem_gui.widgets.picture import Picture
+from cem_gui.widgets.shares import Share, Shares
+from cem_gui.widgets.small_plot import SmallPlot
+from cem_gui.widgets.thumbs import Thumbs
+
+GAINS: Final = (1, 2, 4, 8, 16, 32)
+IMAGES: Final = 4
+"""Chains of each model unless somebody asks for more."""
+MOST_IMAGES: Final = 32
+_TOP: Final = 5
+_WIDE: Final = 400
+"""Width of a column from which on image and difference stand side by side."""
+_PAD: Final = 12
+_LEAST: Final = 96
+"""Side of an image."""
+_SIDE: Final = 204
+_NO_REST: Final = np.zeros((1, 1), np.float32)
+"""No other chains beside the chosen one: of a single point nothing is drawn."""
+
+
+class Column(QFrame):
+    """One model: its image, what it sees in it, what it changed, and its curves."""
+
+    stepped = Signal(int)
+
+    def __init__(self, index: int, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("card")
+        self._index = index
+        self.symbol = QLabel(SYMBOLS[index])
+        self.name = QElidingLabel("")
+        font = self.name.font()
+        font.setBold(True)
+        self.name.setFont(font)
+        self.symbol.setFixedHeight(self.name.sizeHint().height())  # some symbols are of another font
+        self.about = QElidingLabel("")
+        self.about.setObjectName("muted")
+        self.about.setFont(small().font())
+        self.image = Picture(f"Image of model {index + 1}", _LEAST)
+        self.difference = Picture(f"What model {index + 1} changed", _LEAST)
+        for picture in (self.image, self.difference):
+            picture.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.target = Shares(f"Target of model {index + 1}", 1)
+        self.top = Shares(f"What model {index + 1} sees", _TOP)
+        self.energy = SmallPlot(
+            f"Energies of model {index + 1}",
+            "",
+            "Energies are unnormalised: compare steps of one model, never two models. Each has an axis of its own.",
+        )
+        self.probability = SmallPlot(
+            f"Probability of the target, model {index + 1}",
+            "p(y|x)",
+            "Of the target. Dashed: transfer, what each other model says of the images on this model's way.",
+        )
+        for plot in (self.energy, self.probability):
+            plot.stepped.connect(self.stepped)
+        head = QHBoxLayout()
+        head.setSpacing(6)
+        head.addWidget(self.symbol)
+        head.addWidget(self.name, 1)
+        self._grid = QGridLayout()
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(12)
+        self._grid.setVerticalSpacing(8)
+        self._grid.setColumnStretch(0, 1)
+        self._grid.setColumnStretch(1, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(_PAD, 10, _PAD, _PAD)
+        layout.setSpacing(2)
+        layout.addLayout(head)
+        layout.addWidget(self.about)
+        layout.addSpacing(4)
+        layout.addLayout(self._grid, 1)
+        self._title = ""
+        self._arranged: tuple[bool, bool] | None = None
+        """Whether it is wide, and whether the pictures stand side by side."""
+        self._arrange()
+        self.restyle()
+
+    def restyle(self) -> None:
+        self.symbol.setStyleSheet(f"color: {theme.of_model(self._index)}")
+        for plot in (self.energy, self.probability):
+            plot.restyle()
+
+    def show_model(self, checkpoint: Checkpoint) -> None:
+        """Its name, and nothing of a run yet."""
+        self.name.setText(checkpoint.name)
+        training = checkpoint.fact("training")
+        self._title = f"{checkpoint.title} · {training.value}" if training is not None else checkpoint.title
+        self.name.setToolTip(f"{checkpoint.name}\n{checkpoint.path}")
+        self.show_problem("")
+        self.image.show_pixels(None)
+        self.difference.show_pixels(None)
+        self.target.show_shares(())
+        self.top.show_shares(())
+        for plot in (self.energy, self.probability):
+            plot.show_series({}, _NO_REST, 1)
+
+    def show_problem(self, sentence: str) -> None:
+        """Why it went no further; empty: it did."""
+        self.about.setText(f"⚠ {sentence}" if sentence else self._title)
+        self.about.setToolTip(sentence or self._title)
+        self.about.setStyleSheet(f"color: {theme.now().red}" if sentence else "")
+
+    def show_step(self, start: RunStart, step: Step, first: Floats, chain: int, gain: int) -> None:
+        """One chain of a step; first: (C, H, W) where it began."""
+        pixels = step.pixels[chain : chain + 1]
+        self.image.show_pixels(shown(pixels)[0])
+        self.difference.show_pixels(np.asarray(images.difference(pixels, first[None], gain)[0]))
+        logits = step.logits[chain].astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        classes, label = start.checkpoint.classes, start.labels[chain]
+        arrow = "←" if step.sampler.a < 0 else "→"
+        self.target.show_shares([Share(f"{arrow} {classes[label]}", float(p[label]), True)])
+        self.top.show_shares([Share(classes[k], float(p[k]), bool(k == label)) for k in np.argsort(-p)[:_TOP]])
+
+    def show_curves(self, numbers: Numbers, judged: Floats | None, chain: int, length: int) -> None:
+        """judged: (T, N) p(y|x) that each model gives the images of this one; None for a single model."""
+        own = theme.OF_MODELS[self._index]
+        energies = {"E(x)": (own, numbers.energy[:, chain]), "E(x,y)": ("muted", numbers.joint[:, chain])}
+        self.energy.show_series(energies, _NO_REST, length)
+        others = {}
+        if judged is not None:
+            others = {
+                SYMBOLS[j]: (theme.OF_MODELS[j], judged[:, j]) for j in range(judged.shape[1]) if j != self._index
+            }
+        p = {SYMBOLS[self._index]: (own, np.exp(numbers.log_p[:, chain]))}
+        self.probability.show_series(p, _NO_REST, length, (0.0, 1.0), others)
+
+    def set_cursor(self, step: int) -> None:
+        for plot in (self.energy, self.probability):
+            plot.set_cursor(step)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Where it is wide, the plots stand side by side, and so do image and difference where that makes the image no
+        smaller; else all is below each other."""
+        gap, grid = self._grid.verticalSpacing(), self._grid
+        inside = self.contentsRect().width() - 2 * _PAD
+        half = (inside - grid.horizontalSpacing()) // 2
+        wide = inside >= _WIDE
+        rest = [self.target, self.top, self.energy] if wide else [self.target, self.top, self.energy, self.probability]
+        room = grid.geometry().height() - sum(max(one.minimumSizeHint().height(), one.minimumHeight(),
+            one.sizeHint().height()) + gap for one in rest)  # fmt: skip
+        beside = wide or half >= min(inside, room)
+        self.image.setMaximumHeight(max(_LEAST, half if beside else inside))
+        self.difference.setMaximumHeight(max(_LEAST, half if beside else self.top.sizeHint().height()))
+        if (wide, beside) == self._arranged:
+            return
+        self._arranged = (wide, beside)
+        pictures = [(self.image, 0, 0, 1), (self.difference, 0, 1, 1), (self.target, 1, 0, 2), (self.top, 2, 0, 2)]
+        if not beside:
+            pictures = [(self.image, 0, 0, 2), (self.target, 1, 0, 2), (self.difference, 2, 0, 1), (self.top, 2, 1, 1)]
+        plots = [(self.energy, 3, 0, 1), (self.probability, 3, 1, 1)]
+        if not wide:
+            plots = [(self.energy, 3, 0, 2), (self.probability, 4, 0, 2)]
+        for widget, row, column, span in (*pictures, *plots):
+            grid.removeWidget(widget)
+            grid.addWidget(widget, row, column, 1, span)
+        for row, stretch in enumerate((4, 0, 0, 1, 0 if wide else 1)):
+            grid.setRowStretch(row, stretch)
 
 
 class LinkedPanel(QWidget):
-    pass
+    stepped = Signal(int)
+    """The person went to this step."""
+    selected = Signal(int)
+    """Another chain is shown."""
+    count_changed = Signal(int)
+    """So many chains are wanted of each model, from the next run on."""
+    gain_changed = Signal()
+
+    def __init__(self, foot: QWidget | None = None, parent: QWidget | None = None) -> None:
+        """foot: what stands below everything."""
+        super().__init__(parent)
+        self.notice = Notice()
+        self.empty = QLabel("Opening the models …")
+        self.empty.setObjectName("muted")
+        self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.empty.setWordWrap(True)
+        self.about = QElidingLabel("")
+        self.about.setObjectName("muted")
+        self.gain = QComboBox()
+        self.gain.setAccessibleName("Amplification of the difference")
+        self.gain.setToolTip("The difference from the start, amplified: grey is no change")
+        self.gain.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        for gain in GAINS:
+            self.gain.addItem(f"×{gain}", gain)
+        self.gain.setCurrentIndex(GAINS.index(8))
+        self.gain.activated.connect(self.gain_changed)
+        gain_label = muted("Difference")
+        gain_label.setBuddy(self.gain)
+        head = QHBoxLayout()
+        head.setSpacing(8)
+        head.addWidget(self.about, 1)
+        head.addWidget(gain_label)
+        head.addWidget(self.gain)
+
+        self.columns = [Column(index) for index in range(MODELS)]
+        beside = QWidget()
+        row = QHBoxLayout(beside)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(8)
+        for column in self.columns:
+            row.addWidget(column, 1)
+            column.stepped.connect(self.stepped)
+            column.hide()
+        area = QScrollArea()
+        area.setWidget(beside)
+        area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+        self.thumbs = Thumbs("Images of the linked runs")
+        self.thumbs.selected.connect(self.selected)
+        self.count = QSpinBox()
+        self.count.setRange(1, MOST_IMAGES)
+        self.count.setValue(IMAGES)
+        self.count.setKeyboardTracking(False)
+        self.count.setFocusPolicy(Qt.FocusPolicy.ClickFocus | Qt.FocusPolicy.TabFocus)
+        self.count.setAccessibleName("Images of each model")
+        self.count.setToolTip("The first so many of the sampler's chains are run, by each model")
+        self.count.valueChanged.connect(self.count_changed)
+        self.count.lineEdit().returnPressed.connect(self.thumbs.setFocus)
+        chains = Card("Images")
+        chains.head.addWidget(self.count)
+        strip = QScrollArea()
+        strip.setWidget(self.thumbs)
+        strip.setWidgetResizable(True)
+        strip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        strip.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        chains.body.addWidget(strip, 1)
+        self.transfer = Card("Transfer")
+        self.matrix = Matrix()
+        about = (
+            "Whose images: rows. Who judges them: columns. p(y|x) of the target, and below it how E(x) has changed "
+            "since step 0, which may be compared within a column only."
+        )
+        self.matrix.setToolTip(about)
+        self.transfer.body.addWidget(self.matrix)
+        explained = small("Row: whose images. Column: who judges. p(target), and ΔE(x) since step 0.")
+        explained.setWordWrap(True)
+        explained.setToolTip(about)
+        self.transfer.body.addWidget(explained)
+        side = QWidget()
+        side.setFixedWidth(_SIDE)
+        stack = QVBoxLayout(side)
+        stack.setContentsMargins(0, 0, 0, 0)
+        stack.setSpacing(8)
+        stack.addWidget(chains, 1)
+        stack.addWidget(self.transfer)
+
+        runs = QWidget()
+        middle = QVBoxLayout(runs)
+        middle.setContentsMargins(0, 0, 0, 0)
+        middle.setSpacing(8)
+        middle.addLayout(head)
+        both = QHBoxLayout()
+        both.setSpacing(8)
+        both.addWidget(area, 1)
+        both.addWidget(side)
+        middle.addLayout(both, 1)
+        if foot is not None:
+            middle.addWidget(foot)
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self.empty)
+        self.pages.addWidget(runs)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 0, 4, 0)
+        layout.setSpacing(8)
+        layout.addWidget(self.notice)
+        layout.addWidget(self.pages, 1)
+        self.setFocusProxy(self.thumbs)
+
+    @property
+    def chosen(self) -> int:
+        """The chain that is shown."""
+        return self.thumbs.chosen
+
+    def restyle(self) -> None:
+        for column in self.columns:
+            column.restyle()
+        self.update()
+
+    def show_empty(self, text: str) -> None:
+        """Nothing to show yet, and why."""
+        self.empty.setText(text)
+        self.pages.setCurrentIndex(0)
+
+    def show_models(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """A column each, still without a run."""
+        for index, column in enumerate(self.columns):
+            column.setVisible(index < len(checkpoints))
+            if index < len(checkpoints):
+                column.show_model(checkpoints[index])
+        self.transfer.setVisible(len(checkpoints) > 1)
+        self.matrix.show_names([checkpoint.name for checkpoint in checkpoints])
+        self.pages.setCurrentIndex(1)
+
+    def show_chains(self, start: RunStart, first: Step) -> None:
+        """What all begin with."""
+        arrow = "←" if start.spec.sampler.a < 0 else "→"
+        targets = [f"{arrow} {start.checkpoint.classes[label]}" for label in start.labels]
+        tips = [f"{name} {target}" for name, target in zip(start.names, targets, strict=True)]
+        self.thumbs.set_pictures(shown(first.pixels), targets, tips)
+
+    def show_about(self, text: str) -> None:
+        """What all columns have in common."""
+        self.about.setText(text)
+        self.about.setToolTip(text)
+
+    def show_step(self, model: int, start: RunStart, step: Step, first: Floats) -> None:
+        """The chosen chain of a model's run; first: (C, H, W) where it began."""
+        self.columns[model].show_step(start, step, first, self.chosen, self.gain.currentData())
+
+    @Slot(str)
+    def say(self, sentence: str) -> None:
+        """A message that stays until it is dismissed."""
+        self.notice.say(sentence)
+
+
+def shown(pixels: Floats) -> Bytes:
+    """(B, C, H, W) in [0,1] → (B, H, W, 3)."""
+    return np.asarray(hwc(images.to_uint8(pixels)), np.uint8)

@@ -181,7 +181,7 @@ class Plot(Card):
             {"pos": (mark.step, float(values[mark.step])), "symbol": marks.shape(mark.kind), "size": 9,
              "brush": marks.colour(mark.kind), "pen": ground}
             for mark in self._marks
-            if mark.step < len(values)
+            if mark.step < len(values) and math.isfinite(values[mark.step])
         ])  # fmt: skip
 
     def set_cursor(self, step: int) -> None:
@@ -198,7 +198,7 @@ class Plot(Card):
     def _write_legend(self) -> None:
         step = self._step if self._hover is None else self._hover
         parts = [
-            f'<span style="color:{getattr(theme.now(), colour)}">●</span> {html.escape(name)} '
+            f'<span style="color:{getattr(theme.now(), colour)}">●</span>&nbsp;{html.escape(name)}&nbsp;'
             f"<b>{_short(float(values[min(step, len(values) - 1)]))}</b>"
             for name, (colour, values) in self._series.items()
             if len(values)
@@ -247,7 +247,9 @@ def _dashed(colour: str) -> Any:
 
 
 def _short(value: float) -> str:
-    """Enough digits to read, in a width that does not jump: 0.98, -14.8, 1.2e-05."""
+    """Enough digits to read, in a width that does not jump: 0.98, -14.8, 1.2e-05; … where nothing is known."""
+    if math.isnan(value):
+        return "…"
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e4:

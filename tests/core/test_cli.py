@@ -190,7 +190,7 @@ def test_an_earlier_export_is_replaced(net: Path, out: Path) -> None:
     assert len(list(out.rglob("step-*.png"))) == 2
 
 
-# demo, models, probe, fit-starts ----------------------------------------------------------------------------------
+# demo, models, fit-starts -----------------------------------------------------------------------------------------
 
 
 def test_demo_morphs_an_image_of_each_class_into_another(out: Path) -> None:
@@ -227,32 +227,6 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / bundle.sample_class(path)).mkdir(exist_ok=True)
         shutil.copy(path, folder / bundle.sample_class(path))
     return folder
-
-
-def test_probe_counts_what_stays_right(class_folders: Path) -> None:
-    result = ran("probe", "--checkpoint", "cifar10-robust-l2", "--checkpoint", "cifar10-standard", "--data",
-                 class_folders, "--eps", "0,1", "--num", 10, "--json")  # fmt: skip
-    found = json.loads(result.stdout)
-    assert [(row["name"], row["norm"], row["eps"], row["total"]) for row in found] == [
-        ("cifar10-robust-l2", "l2", 0, 10),
-        ("cifar10-robust-l2", "l2", 1, 10),
-        ("cifar10-standard", "l2", 0, 10),
-        ("cifar10-standard", "l2", 1, 10),
-    ]
-    robust, attacked, standard, broken = (row["correct"] for row in found)
-    assert all(row["accuracy"] == row["correct"] / 10 for row in found)
-    assert robust >= 9
-    assert standard >= 9
-    assert attacked >= 5
-    assert broken <= 1
-
-
-def test_probe_takes_fractions_parts_and_norms(class_folders: Path) -> None:
-    output = ran("probe", "--checkpoint", "cifar10-robust-l2", "--data", class_folders, "--norm", "linf", "--eps",
-                 "0,1/255", "--num", 5).stdout  # fmt: skip
-    rows = output.splitlines()
-    assert [row.split()[:3] for row in rows] == [["cifar10-robust-l2", "linf", eps] for eps in ("0", "0.003922")]
-    assert all(re.search(r"\d+\.\d %  \(\d of 5\)$", row) for row in rows)
 
 
 def test_fit_starts_writes_the_statistics_of_the_classes(class_folders: Path, tmp_path: Path) -> None:
@@ -467,18 +441,6 @@ def test_a_disk_too_full_for_older_steps_is_one_line_and_the_rest_is_exported(
     result = run("morph", CAT, "--target", "dog", "--checkpoint", net, "--steps", 9, "--formats", "png", "--out", out)
     assert "Older steps could not be kept on disk (No space left on device)" in refused(result)
     assert len(list(out.rglob("step-*.png"))) == 3
-
-
-def test_bad_probes_are_one_line(class_folders: Path, net: Path, tmp_path: Path) -> None:
-    def probe(*options: object) -> Result:
-        return run("probe", "--checkpoint", bundle.DEFAULT_MODEL, "--data", class_folders, *options)
-
-    for eps in ("nan", "inf", "-1", "0,-0.5", "1,nan"):
-        assert "ε must be a number of 0 or more" in refused(probe("--eps", eps))
-    for count in (0, -3):
-        assert "at least 1" in refused(probe("--num", count))
-    assert "There is no folder or archive" in refused(probe("--data", tmp_path / "nowhere"))
-    assert "The classes of" in refused(run("probe", "--checkpoint", net, "--data", class_folders))
 
 
 def test_bad_fits_are_one_line(class_folders: Path, tmp_path: Path) -> None:

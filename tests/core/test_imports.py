@@ -15,12 +15,15 @@ CHECKOUT = Path(__file__).parents[2]
 QT = ("PySide6", "PyQt6", "shiboken6", "qtpy", "superqt", "pyqtgraph")
 WITHOUT_TORCH = ("messages", "presets", "chains", "images", "datasets", "session", "bundle", "starts", "export",
                  "sheet", "png", "webp", "cli", "frames", "recording", "sessions", "events", "zoo",
-                 "writing")  # fmt: skip
+                 "writing", "drawing", "probes.requests", "probes.results", "probes.measuring", "probes.journal",
+                 "probes.lights", "probes.report", "probes.energy_report")  # fmt: skip
 HEAVY = ("torch", "cem_core.runner", "cem_core.samplers", "cem_core.checkpoints", "cem_core.models",
-         "cem_core.energies", "cem_core.probes")  # fmt: skip
+         "cem_core.energies", "cem_core.linked",
+         *(f"cem_core.probes.{name}" for name in
+           ("attacks", "accuracy", "smallest", "subjects", "histograms", "landscape", "lens")))  # fmt: skip
 """What brings torch along."""
 THREADS = ("files.py", "worker.py", "prober.py")
-"""The three threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""
+"""The threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""
 
 
 def sources(package: str) -> list[Path]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ from scenarios import SHAPE, beginnings, linear, smooth, walk, well, well_and_pl
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from cem_core import bundle, energies, probes, samplers
-from cem_core.messages import Norm, Refused, Sampler
+from cem_core import bundle, energies, samplers
+from cem_core.messages import Norm, Sampler
 from cem_core.presets import SAMPLERS
-from cem_core.samplers import Logits, Reading, State
+from cem_core.samplers import Reading, State
 
 Walked: TypeAlias = list[tuple[State, Reading]]
 
@@ -449,66 +449,6 @@ def test_linf_pgd_on_a_linear_model_reaches_the_corner() -> None:
     towards = torch.where(margin < 0, 1.0, -1.0)[:, None, None, None] * w.sign()
     assert torch.allclose(last.x[:, moved], (x + 0.05 * towards)[:, moved], atol=TOLERANCE)
     assert torch.equal(last.x[:, ~moved], begun.x[:, ~moved])
-
-
-class OnCpu(NamedTuple):
-    """What a probe asks of a model."""
-
-    logits_of: Logits
-    device: torch.device
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.logits_of(x)
-
-
-@pytest.mark.parametrize(("norm", "strengths"), [("linf", (0, 0.01, 0.03)), ("l2", (0, 0.1, 0.3))])
-def test_robust_accuracy_on_a_linear_model_is_the_share_with_margin_beyond_epsilon_times_the_dual_norm(
-    norm: Norm, strengths: tuple[float, ...]
-) -> None:
-    w, bias, x, _ = binary()
-    pixels = (x * 255).round().to(torch.uint8)
-    margin = (w * (pixels.float() / 255)).sum((1, 2, 3)) + bias
-    labels = (margin < 0).long()
-    labels[::10] = 1 - labels[::10]  # some are wrong before any attack
-    right = margin.abs().where((margin < 0).long() == labels, -1.0)
-    dual = float(w.abs().sum() if norm == "linf" else w.norm())
-    share = {eps: int((right > eps * dual).sum()) for eps in strengths}
-    assert share[0] == 360
-    assert len(set(share.values())) == 3, "the strengths must tell images apart"
-
-    model = OnCpu(linear(w, bias), torch.device("cpu"))
-    arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy()
-    points = list(probes.accuracy(model, *arrays, norm, strengths))
-    assert [point.total for point in points] == [128, 256, 384, 400] * 3
-    final = {point.eps: point.correct for point in points}
-    if norm == "linf":
-        assert final == share
-    else:  # after 20 steps an L2 attack is still a little short of the best point of the edge
-        for eps, correct in final.items():
-            assert share[eps] <= correct <= int((right > 0.95 * eps * dual).sum())
-
-
-def test_every_image_of_a_probe_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    w, bias, *_ = binary()
-    begun: list[int] = []
-    begin = samplers.begin
-
-    def seen(row: Sampler, x0: Tensor, y: Tensor, seeds: tuple[int, ...]) -> State:
-        begun.extend(seeds)
-        return begin(row, x0, y, seeds)
-
-    monkeypatch.setattr(samplers, "begin", seen)
-    arrays = np.zeros((300, 8, 8, 3), np.uint8), np.zeros(300, np.int64)
-    list(probes.accuracy(OnCpu(linear(w, bias), torch.device("cpu")), *arrays, "l2", [0.1], seed=7))
-    assert begun == list(range(7, 307))
-
-
-@pytest.mark.parametrize("eps", [math.nan, math.inf, -0.1])
-def test_a_strength_that_is_no_radius_is_refused(eps: float) -> None:
-    w, bias, *_ = binary()
-    arrays = np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64)
-    with pytest.raises(Refused, match="ε must be a number of 0 or more"):
-        list(probes.accuracy(OnCpu(linear(w, bias), torch.device("cpu")), *arrays, "l2", [0, eps]))
 
 
 def test_l2_pgd_on_a_linear_model_ends_opposite_to_the_weights() -> None:

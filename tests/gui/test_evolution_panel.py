@@ -186,7 +186,7 @@ def test_a_click_chooses_a_chain(qtbot, panel: EvolutionPanel) -> None:
 
 
 def test_the_keys_choose_a_chain(panel: EvolutionPanel) -> None:
-    panel.resize(300, 900)  # one column
+    panel.resize(300, 2400)  # one column
     assert panel.grid.columns == 1
     for key, chosen in ((Qt.Key.Key_Down, 1), (Qt.Key.Key_Down, 2), (Qt.Key.Key_Down, 2), (Qt.Key.Key_Up, 1)):
         QTest.keyClick(canvas(panel), key)

@@ -264,7 +264,8 @@ def test_a_chain_may_have_a_target_of_its_own(window: MainWindow, wait: Wait) ->
 
 
 def test_beside_the_chains_the_menu_offers_images(window: MainWindow) -> None:
-    menu = menu_of(window, QPoint(0, 0))
+    first = window.evolution.grid.card(0)
+    menu = menu_of(window, QPoint(first.right() + 4, first.center().y()))
     offered = menu.actions()
     menu.close()
     assert offered == [window.acts.open_images, window.acts.paste, window.acts.samples, window.acts.photos]

@@ -1,0 +1,1 @@
+"""Adversarial training from a recipe. `recipe` loads no torch."""

@@ -1,0 +1,370 @@
+"""Training: a plain generator of words on how it goes. It can be killed at any moment and goes on to the same weights.
+
+Whatever is random in a step is keyed by (seed, step), so the state is the weights, the momentum and a number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cem_core import energies, runner, samplers, writing
+from cem_core.datasets import open_dataset
+from cem_core.messages import Device, Refused, Sampler
+from cem_core.models import Model, Normalisation
+from cem_core.models.preact_resnet import BLOCKS, PreActResNet
+from cem_core.training import objectives
+from cem_core.training.progress import EPOCHS, LOG, RECIPE, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.recipe import Adversarial, NetworkRecipe, Recipe
+
+_SAVE_EVERY: Final = 120.0
+"""Seconds between two writings of the state."""
+_TELL_EVERY: Final = 20
+"""Steps between two words on the loss."""
+_MEASURED: Final = 0.5, 10
+"""ε and steps of the attack on held images of a model that is trained against none."""
+_ORDER, _AUGMENT, _NOISE = range(3)
+
+
+@dataclass
+class _State:
+    """What changes."""
+
+    net: PreActResNet
+    average: PreActResNet
+    momentum: dict[str, Tensor]
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """(N, C, H, W) uint8 and (N,) int64, on the device."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    go_on: Callable[[], bool] = lambda: True,
+    device: Device = "auto",
+    *,
+    resume: bool = False,
+) -> Iterator[Word]:
+    """Began, Progress and Epoch, Ended.
+
+    Args:
+        out: gets recipe.json, log.jsonl, epochs/<name>-<epoch>.safetensors and in the end <name>.safetensors.
+        go_on: asked before each step; False saves the state and ends.
+        resume: go on with what the folder holds, to the weights that an uninterrupted training would have had.
+
+    Raises:
+        Refused: the data cannot be used, the folder holds another training, the loss is no number any more.
+    """
+    from cem_core.checkpoints import where
+
+    place = where(device)
+    if not resume and (out / STATE).exists():
+        raise Refused(f"{out} holds a training already: resume that one, or choose another folder.")
+    log = _Log(out, recipe)
+    try:
+        for word in _train(recipe, out, go_on, place):
+            log.write(word)
+            yield word
+    finally:
+        log.close()
+
+
+def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.device) -> Iterator[Word]:
+    training, held, classes = _data(recipe, place)
+    optimiser = recipe.optimiser
+    an_epoch = len(training) // optimiser.batch
+    if not an_epoch:
+        raise Refused(f"{len(training):,} images make no batch of {optimiser.batch:,}: use a smaller batch.")
+    total = optimiser.epochs * an_epoch
+    state = _begun(recipe, len(classes), place)
+    _recall(out / STATE, state)
+    parameters = sum(weights.numel() for weights in state.net.parameters())
+    yield Began(
+        recipe.name, len(training), len(held), classes, total, state.step, parameters,
+        runner.device_name(place), runner.versions(),
+    )  # fmt: skip
+    mean, std = (torch.tensor(v, device=place).view(-1, 1, 1) for v in (recipe.network.mean, recipe.network.std))
+
+    def net(x: Tensor) -> Tensor:
+        with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            out: Tensor = state.net(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+        return out
+
+    order: NDArray[np.int64] = np.empty(0, np.int64)
+    losses: list[float] = []  # since the last word, and of this epoch since it began or was gone on with
+    of_epoch: list[float] = []
+    saved = resumed = time.monotonic()
+    before = state.seconds
+    while state.step < total:
+        if not go_on():
+            _keep(out / STATE, state)
+            yield Ended("stopped", state.step, state.seconds)
+            return
+        epoch, turn = divmod(state.step, an_epoch)
+        if turn == 0 or not len(order):
+            order = _random(recipe.seed, epoch, _ORDER).permutation(len(training))
+        rows = torch.from_numpy(order[turn * optimiser.batch : (turn + 1) * optimiser.batch]).to(place)
+        x, y = _augmented(training, rows, recipe, state.step), training.labels[rows]
+        noise = torch.from_numpy(
+            _random(recipe.seed, state.step, _NOISE).standard_normal((len(y), *x.shape[1:]), np.float32)
+        ).to(place)
+        state.net.train()
+        loss = objectives.loss(net, x, y, recipe.objective, noise, optimiser.smoothing)
+        losses.append(loss.item())
+        of_epoch.append(losses[-1])
+        if not math.isfinite(losses[-1]):
+            raise Refused(
+                f"The loss became {losses[-1]} at step {state.step:,}. The checkpoints up to the last epoch are in "
+                f"{out / EPOCHS}: try a smaller rate, or float32."
+            )
+        gradients = torch.autograd.grad(loss, list(state.net.parameters()))
+        _descend(state, gradients, recipe, _rate(state.step, total, optimiser.rate, optimiser.rise))
+        state.step += 1
+        state.seconds = before + time.monotonic() - resumed
+        if state.step % _TELL_EVERY == 0 or state.step == total:
+            rate = _rate(state.step - 1, total, optimiser.rate, optimiser.rise)
+            yield Progress(state.step, state.step / an_epoch, float(np.mean(losses)), rate, state.seconds)
+            losses = []
+        if state.step % an_epoch == 0:
+            yield _measured(state, held, recipe, out, epoch + 1, classes, float(np.mean(of_epoch)))
+            of_epoch = []
+        if state.step % an_epoch == 0 or time.monotonic() - saved > _SAVE_EVERY:
+            _keep(out / STATE, state)
+            saved = time.monotonic()
+    writing.replace(out / f"{recipe.name}.safetensors", _checkpoint(state, recipe, classes))
+    yield Ended("done", state.step, state.seconds)
+
+
+def _random(seed: int, number: int, what: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number * 4 + what], np.uint64)))
+
+
+def _data(recipe: Recipe, place: torch.device) -> tuple[_Images, _Images, tuple[str, ...]]:
+    """What is trained on, what is held out, and the classes."""
+    dataset = open_dataset(recipe.data.path, recipe.data.split)
+    pixels, labels = dataset.arrays(recipe.network.size)
+    if len(dataset.classes) < 2:
+        raise Refused(f"{recipe.data.path} has one class: a classifier needs two or more.")
+    kept = np.ones(len(labels), bool)
+    each = recipe.data.held // len(dataset.classes)
+    for label in range(len(dataset.classes)):
+        members = np.flatnonzero(labels == label)
+        if len(members) <= each:
+            raise Refused(f"{dataset.classes[label]} has {len(members):,} images, of which {each:,} would be held out.")
+        kept[members[len(members) - each :]] = False
+
+    def images(chosen: NDArray[np.bool_]) -> _Images:
+        shown = torch.from_numpy(np.ascontiguousarray(pixels[chosen].transpose(0, 3, 1, 2)))
+        return _Images(shown.to(place), torch.from_numpy(labels[chosen]).to(place))
+
+    return images(kept), images(~kept), dataset.classes
+
+
+def _build(network: NetworkRecipe, classes: int) -> PreActResNet:
+    bottleneck = network.depth == 50
+    return PreActResNet(
+        BLOCKS[network.depth], network.width, 3, classes, network.activation,
+        bottleneck=bottleneck, shortcut_activated=True, final_bn=True,
+    )  # fmt: skip
+
+
+def _begun(recipe: Recipe, classes: int, place: torch.device) -> _State:
+    """Weights as He et al. draw them, from the recipe's seed."""
+    net, average = _build(recipe.network, classes), _build(recipe.network, classes)
+    generator = torch.Generator().manual_seed(recipe.seed % 2**63)
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01, generator=generator)
+            nn.init.zeros_(part.bias)
+    average.load_state_dict(net.state_dict())
+    for module in (net, average):
+        module.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average.requires_grad_(False)
+    momentum = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    return _State(net, average, momentum)
+
+
+def _augmented(images: _Images, rows: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """(B, C, H, W) in [0,1]: shifted and mirrored by chance."""
+    random, data, size = _random(recipe.seed, step, _AUGMENT), recipe.data, images.pixels.shape[2]
+    x = images.pixels[rows]
+    count, place = len(rows), x.device
+    if data.crop:
+        shifts = torch.from_numpy(random.integers(0, 2 * data.crop + 1, (2, count))).to(place)
+        x = nn.functional.pad(x.float(), (data.crop,) * 4, mode="reflect")
+        down, across = (shift[:, None] + torch.arange(size, device=place) for shift in shifts)
+        x = x[torch.arange(count, device=place)[:, None, None, None], torch.arange(3, device=place)[:, None, None],
+              down[:, None, :, None], across[:, None, None, :]]  # fmt: skip
+    if data.flip:
+        mirrored = torch.from_numpy(random.random(count) < 0.5).to(place)
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    return x.float() / 255
+
+
+def _rate(step: int, total: int, peak: float, rise: float) -> float:
+    """The learning rate: a line up, half a cosine down."""
+    done = (step + 1) / total
+    return (
+        peak * done / rise if done < rise else peak * (1 + math.cos(math.pi * (done - rise) / max(1e-9, 1 - rise))) / 2
+    )
+
+
+@torch.no_grad()
+def _descend(state: _State, gradients: tuple[Tensor, ...], recipe: Recipe, rate: float) -> None:
+    """SGD with Nesterov momentum; batch norms and biases do not decay. Then the running average of all weights."""
+    optimiser = recipe.optimiser
+    parameters = dict(state.net.named_parameters())
+    names = list(parameters)
+    weights: list[Tensor] = list(parameters.values())
+    buffers = [state.momentum[name] for name in names]
+    decayed = [i for i, weight in enumerate(weights) if weight.ndim > 1]
+    steps = list(gradients)
+    for i, decay in zip(
+        decayed, torch._foreach_mul([weights[i] for i in decayed], optimiser.weight_decay), strict=True
+    ):
+        steps[i] = steps[i] + decay
+    torch._foreach_mul_(buffers, optimiser.momentum)
+    torch._foreach_add_(buffers, steps)
+    torch._foreach_add_(weights, torch._foreach_add(steps, buffers, alpha=optimiser.momentum), alpha=-rate)
+    # Young averages would be all beginning: they grow old by and by.
+    average = min(optimiser.average, (state.step + 1) / (state.step + 10))
+    ours, theirs = state.average.state_dict(), state.net.state_dict()
+    floating = [name for name, value in ours.items() if value.is_floating_point()]
+    torch._foreach_lerp_([ours[name] for name in floating], [theirs[name] for name in floating], 1 - average)
+
+
+def _measured(
+    state: _State, held: _Images, recipe: Recipe, out: Path, epoch: int, classes: tuple[str, ...], loss: float
+) -> Epoch:
+    """Accuracies of the averaged weights on the images held out, and their checkpoint."""
+    file = f"{EPOCHS}/{recipe.name}-{epoch:03}.safetensors"
+    (out / EPOCHS).mkdir(exist_ok=True)
+    writing.replace(out / file, _checkpoint(state, recipe, classes))
+    objective = recipe.objective
+    norm = objective.norm if isinstance(objective, Adversarial) else "l2"
+    eps, steps = (objective.eps if isinstance(objective, Adversarial) else _MEASURED[0]), _MEASURED[1]
+    if not len(held):
+        return Epoch(epoch, state.step, loss, None, None, eps, norm, None, file, state.seconds)
+    copy = _build(recipe.network, len(classes))
+    copy.load_state_dict(state.average.state_dict())
+    model = Model(copy, Normalisation(recipe.network.mean, recipe.network.std)).frozen(
+        held.pixels.device, torch.float32
+    )
+    row = Sampler(name="PGD", a=-1, b=1, norm=norm, radius=eps, step_size=2.5 * eps / steps, steps=steps)
+    right = robust = 0
+    gap = 0.0
+    for first in range(0, len(held), 250):
+        x = held.pixels[first : first + 250].float() / 255
+        y = held.labels[first : first + 250]
+        attack = samplers.begin(row, x, y, tuple(range(len(y))))
+        with torch.no_grad():
+            clean = model(x)
+        for _ in range(steps):
+            attack = samplers.step(row, attack, samplers.read(model, row, attack).drift)
+        with torch.no_grad():
+            attacked = model(attack.x)
+        well = clean.argmax(1) == y
+        right += int(well.sum())
+        robust += int((well & (attacked.argmax(1) == y)).sum())
+        gap += float((energies.marginal(clean) - energies.marginal(attacked)).sum())
+    clean_share, robust_share, gap = (found / len(held) for found in (right, robust, gap))
+    return Epoch(epoch, state.step, loss, clean_share, robust_share, eps, norm, gap, file, state.seconds)
+
+
+def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> bytes:
+    """The averaged weights in the project's own format; convolutions in half precision, as half the bytes do."""
+    tensors = {
+        ("linear" + key.removeprefix("head") if key.startswith("head.") else key): (
+            value.half() if value.ndim > 1 else value
+        ).contiguous().cpu()
+        for key, value in state.average.state_dict().items()
+    }  # fmt: skip
+    network = recipe.network
+    metadata = {
+        "format": "cem-explorer", "name": recipe.name, "family": network.family, "activation": network.activation,
+        "shortcut_input": "activated", "image_size": str(network.size),
+        "mean": msgspec.json.encode(network.mean).decode(), "std": msgspec.json.encode(network.std).decode(),
+        "classes": msgspec.json.encode(classes).decode(), "recipe": msgspec.json.encode(recipe).decode(),
+    }  # fmt: skip
+    return save(tensors, metadata)
+
+
+def _keep(path: Path, state: _State) -> None:
+    tensors = {f"net.{key}": value for key, value in state.net.state_dict().items()}
+    tensors |= {f"average.{key}": value for key, value in state.average.state_dict().items()}
+    tensors |= {f"momentum.{key}": value for key, value in state.momentum.items()}
+    kept = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    writing.replace(path, save(kept, {"step": str(state.step), "seconds": str(state.seconds)}))
+
+
+def _recall(path: Path, state: _State) -> None:
+    """Go on from a state that was kept, if there is one."""
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        parts = {part: {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+                 for part in ("net.", "average.", "momentum.")}  # fmt: skip
+        state.net.load_state_dict(parts["net."])
+        state.average.load_state_dict(parts["average."])
+        for name, value in state.momentum.items():
+            value.copy_(parts["momentum."][name])
+        state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise Refused(f"{path} is damaged or of another training: delete it to begin anew.") from error
+
+
+class _Log:
+    """The folder's recipe and log, made with the first word. Raises Refused if another training lives there."""
+
+    def __init__(self, out: Path, recipe: Recipe) -> None:
+        self._out = out
+        self._recipe = msgspec.json.format(msgspec.json.encode(recipe))
+        self._file: IO[bytes] | None = None
+        try:
+            if (out / RECIPE).exists() and (out / RECIPE).read_bytes() != self._recipe:
+                raise Refused(f"{out} holds a training by another recipe: choose another folder.")
+        except OSError as error:
+            raise Refused(f"{out} cannot be read ({error.strerror or error}): choose another folder.") from error
+
+    def write(self, word: Word) -> None:
+        try:
+            if self._file is None:
+                self._out.mkdir(parents=True, exist_ok=True)
+                writing.replace(self._out / RECIPE, self._recipe)
+                self._file = (self._out / LOG).open("ab")
+            self._file.write(msgspec.json.encode(word) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise Refused(f"{self._out} cannot be written ({error.strerror or error}): make room.") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,140 @@
+"""What is trained, on what, against what: a validated TOML file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from cem_core.messages import MAX_SEED, Norm, Precision, Refused
+
+
+def _within(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    if not math.isfinite(value) or not (low < value if above else low <= value) or value > high:
+        bounds = f"above {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
+        raise Refused(f"{name} must be {bounds}, not {value:g}.")
+
+
+class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="standard", tag_field="kind"):
+    """Cross-entropy on the images as they are."""
+
+
+class Adversarial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adversarial", tag_field="kind"):
+    """Cross-entropy on attacked images (Madry et al. 2018): the contrastive part of the likelihood gradient."""
+
+    eps: float
+    norm: Norm = "l2"
+    steps: int = 10
+    """1: a single step (Wong et al. 2020)."""
+    step_size: float | None = None
+    """None: 2.5·ε/steps, or 1.25·ε for a single step."""
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        _within("eps", self.eps, 0, 10_000 if self.norm == "l2" else 1, above=True)
+        _within("steps", self.steps, 1, 1000)
+        if self.step_size is not None:
+            _within("step_size", self.step_size, 0, 10_000, above=True)
+
+    @property
+    def length(self) -> float:
+        """Of one step, in pixel units."""
+        if self.step_size is not None:
+            return self.step_size
+        return 1.25 * self.eps if self.steps == 1 else 2.5 * self.eps / self.steps
+
+
+Objective: TypeAlias = Standard | Adversarial
+
+
+class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    """A folder or archive of class folders; relative paths are relative to the recipe."""
+    split: str | None = None
+    held: int = 1000
+    """Images that are not trained on, evenly over the classes: accuracies are measured on them meanwhile."""
+    flip: bool = True
+    crop: int = 4
+    """Pixels by which an image is shifted at most, over its own mirrored edge."""
+
+    def __post_init__(self) -> None:
+        _within("held", self.held, 0, 1_000_000)
+        _within("crop", self.crop, 0, 64)
+
+
+class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    family: Literal["preact_resnet"] = "preact_resnet"
+    depth: Literal[18, 34, 50] = 18
+    width: int = 64
+    """Channels of the first stage."""
+    activation: Literal["relu", "silu", "gelu"] = "relu"
+    size: int = 32
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2471, 0.2435, 0.2616)
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, 1024)
+        _within("size", self.size, 8, 256)
+        for value in self.std:
+            _within("std", value, 0, 100, above=True)
+
+
+class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SGD with Nesterov momentum; the learning rate rises and falls once."""
+
+    epochs: int
+    batch: int = 128
+    rate: float = 0.2
+    """Learning rate at its peak."""
+    rise: float = 0.2
+    """Share of all steps in which it rises from nothing; it falls along a half cosine after that."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    average: float = 0.998
+    """Of the exponential average of the weights, which is what is saved and measured; 0: none."""
+    smoothing: float = 0.0
+    """Of the labels."""
+
+    def __post_init__(self) -> None:
+        _within("epochs", self.epochs, 1, 100_000)
+        _within("batch", self.batch, 1, 100_000)
+        _within("rate", self.rate, 0, 1000, above=True)
+        for name in ("rise", "momentum", "average", "smoothing"):
+            _within(name, getattr(self, name), 0, 1)
+        _within("weight_decay", self.weight_decay, 0, 10)
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that decides the weights, on one device."""
+
+    name: str
+    data: DataRecipe
+    optimiser: Optimiser
+    objective: Objective
+    network: NetworkRecipe = NetworkRecipe()
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name or not self.name.isprintable():
+            raise Refused(f"The name of a recipe becomes the name of a file: {self.name!r} cannot be one.")
+        _within("seed", self.seed, 0, MAX_SEED)
+
+
+def read(path: Path) -> Recipe:
+    """A recipe from a TOML file. Raises Refused where a key is unknown, missing or out of range, and says which."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
+    try:
+        recipe = msgspec.toml.decode(text, type=Recipe)
+    except msgspec.ValidationError as error:
+        said = str(error.__cause__ if isinstance(error.__cause__, Refused) else error)
+        raise Refused(f"{path.name}: {said.rstrip('.')}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise Refused(f"{path.name} is not TOML: {str(error).splitlines()[0].rstrip('.')}.") from error
+    data = msgspec.structs.replace(recipe.data, path=str(path.parent / recipe.data.path))  # absolute ones stay
+    return msgspec.structs.replace(recipe, data=data)

@@ -1,0 +1,254 @@
+"""Training: recipes, a loss that falls, robustness that comes, and going on to the same weights."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+from scenarios import beginnings, linear, smooth
+from torch.nn import functional
+
+from cem_core import checkpoints
+from cem_core.cli import main
+from cem_core.messages import Refused
+from cem_core.training import loop, objectives, recipe
+from cem_core.training.progress import LOG, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.recipe import Adversarial, Recipe
+
+RECIPE = """
+name = "tiny"
+seed = 3
+
+[data]
+path = "images"
+held = {held}
+crop = 2
+
+[network]
+width = 4
+size = 16
+
+[objective]
+{objective}
+
+[optimiser]
+epochs = {epochs}
+batch = 16
+rate = 0.1
+average = 0.9
+"""
+STANDARD = 'kind = "standard"'
+SINGLE = 'kind = "adversarial"\neps = 0.5\nsteps = 1'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Bright and dark squares of noise in two class folders, which anything can tell apart."""
+    random = np.random.default_rng(0)
+    for name, level in (("bright", 170), ("dark", 80)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.clip(random.normal(level, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i:02}.png")
+    return tmp_path
+
+
+def written(folder: Path, objective: str = STANDARD, epochs: int = 2, held: int = 16) -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE.format(objective=objective, epochs=epochs, held=held))
+    return path
+
+
+def trained(asked: Recipe, out: Path, steps: int | None = None, *, resume: bool = False) -> list[Word]:
+    """All it says; stopped before the step of that number."""
+    said: list[Word] = []
+    left = iter(range(10**6 if steps is None else steps))
+    for word in loop.train(asked, out, lambda: next(left, None) is not None, "cpu", resume=resume):
+        said.append(word)
+    return said
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    """To the last bit."""
+    return {name: value.numpy().tobytes() for name, value in load_file(out / "tiny.safetensors").items()}
+
+
+@pytest.mark.parametrize("objective", [STANDARD, SINGLE, SINGLE.replace("= 1", "= 3") + '\nnorm = "linf"'])
+def test_it_learns_and_what_it_writes_opens(folder: Path, objective: str) -> None:
+    asked = recipe.read(written(folder, objective.replace("0.5", "0.05") if "linf" in objective else objective, 3))
+    said = trained(asked, folder / "out")
+    assert isinstance(said[0], Began)
+    assert isinstance(said[-1], Ended)
+    assert said[-1].reason == "done"
+    epochs = [word for word in said if isinstance(word, Epoch)]
+    assert [word.epoch for word in epochs] == [1, 2, 3]
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].clean is not None
+    assert epochs[-1].clean > 0.8
+    for file in [folder / "out" / "tiny.safetensors", *(folder / "out" / word.file for word in epochs)]:
+        model, found = checkpoints.load(str(file), "cpu")
+        assert (found.classes, found.size, found.title) == (("bright", "dark"), 16, "PreAct ResNet-18")
+        assert not [fact for fact in found.facts if fact.source == "guess"]
+    with torch.no_grad():
+        levels = torch.tensor([170.0, 80.0]).view(2, 1, 1, 1) / 255
+        assert model(levels.expand(2, 3, 16, 16)).argmax(1).tolist() == [0, 1]
+    lines = (folder / "out" / LOG).read_bytes().splitlines()
+    assert [msgspec.json.decode(line, type=Began | Progress | Epoch | Ended) for line in lines] == said
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_an_interrupted_training_comes_to_the_same_weights(folder: Path, stop: int) -> None:
+    """Four steps an epoch: within one, in the next, and at the very end."""
+    asked = recipe.read(written(folder, SINGLE))
+    trained(asked, folder / "straight")
+    stopped = trained(asked, folder / "halting", stop)
+    assert isinstance(stopped[-1], Ended)
+    assert (stopped[-1].reason, stopped[-1].step) == (("stopped", stop) if stop < 8 else ("done", 8))
+    trained(asked, folder / "halting", resume=True)
+    assert weights(folder / "straight") == weights(folder / "halting")
+
+
+def test_a_killed_training_comes_to_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said to it: it is gone between two steps, with the state that it last kept."""
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "straight")
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    words = loop.train(asked, folder / "killed", device="cpu")
+    for word in words:
+        if isinstance(word, Epoch):
+            break
+    words.close()
+    trained(asked, folder / "killed", resume=True)
+    assert weights(folder / "straight") == weights(folder / "killed")
+
+
+def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
+    written(folder, SINGLE, epochs=400)
+    command = [sys.executable, "-m", "cem_core.cli", "train", str(folder / "tiny.toml"), "--out", str(folder / "out"),
+               "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("tiny: 64 images")
+        assert running.stdout.readline().startswith("epoch 1:")
+        running.send_signal(2)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "--resume goes on" in said
+    again = CliRunner().invoke(main, command[3:])
+    assert again.exit_code == 1
+    assert "holds a training already" in again.output
+    written(folder, STANDARD)
+    other = CliRunner().invoke(main, [*command[3:], "--resume"])
+    assert other.exit_code == 1
+    assert "another recipe" in other.output
+
+
+# Attacks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("start", [False, True])
+def test_the_attack_reaches_the_corner_of_a_linear_model(norm: str, start: bool) -> None:
+    w = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, y = torch.full((4, 3, 8, 8), 0.5), torch.tensor([0, 1, 0, 1])
+    attack = Adversarial(eps=0.1, norm=norm, steps=1, random_start=start)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    found = objectives.attacked(linear(w, 0.0), x, y, attack, noise)
+    away = torch.where(y[:, None, None, None] == 0, -w, w)
+    corner = x + 0.1 * (away.sign() if norm == "linf" else away / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    # A single step of 1.25·ε from anywhere in the ball: the corner itself, unless it began at the far side.
+    if not start:
+        torch.testing.assert_close(found, corner)
+    else:
+        gained, most = ((w * (point - x)).flatten(1).sum(1).abs() for point in (found, corner))
+        assert (gained > 0.5 * most).all()
+
+
+@given(eps=st.floats(0.01, 3), steps=st.integers(1, 4), norm=st.sampled_from(["l2", "linf"]), seed=st.integers(0, 99))
+def test_attacked_images_stay_in_ball_and_box(eps: float, steps: int, norm: str, seed: int) -> None:
+    x = beginnings(3, seed=seed)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    attack = Adversarial(eps=min(eps, 1.0), norm=norm, steps=steps)
+    found = objectives.attacked(smooth(seed=seed), x, torch.tensor([0, 1, 2]), attack, noise)
+    size = (found - x).flatten(1).norm(p=2 if norm == "l2" else math.inf, dim=1)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (size <= attack.eps * (1 + 1e-5) + 1e-6).all()
+
+
+def test_the_contrastive_part_of_the_likelihood_gradient_is_that_of_adversarial_training() -> None:
+    """∇θ of CE at x̂ = −E_ŷ[∇θ f(x̂,y) − ∇θ f(x̂,ŷ)], ŷ ~ p(y|x̂): numerically, over all ŷ."""
+    weights = torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    x = torch.rand(1, 12, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) @ weights.T).tanh()
+
+    y = torch.tensor([2])
+    (of_loss,) = torch.autograd.grad(functional.cross_entropy(f(x), y), weights)
+    p = f(x).softmax(1).detach()[0]
+    gradients = [torch.autograd.grad(f(x)[0, k], weights)[0] for k in range(5)]
+    contrastive = gradients[2] - sum(p[k] * gradients[k] for k in range(5))
+    torch.testing.assert_close(of_loss, -contrastive)
+
+
+# Bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name = 3", "Expected `str`"),
+        (RECIPE.format(objective=STANDARD, epochs=0, held=0), "epochs must be between 1"),
+        (RECIPE.format(objective='kind = "magic"', epochs=1, held=0), "magic"),
+        (RECIPE.format(objective=STANDARD + "\neps = 1", epochs=1, held=0), "unknown field `eps`"),
+        (RECIPE.format(objective=SINGLE.replace("0.5", "-1"), epochs=1, held=0), "eps must be above 0"),
+        (RECIPE.format(objective=STANDARD, epochs=1, held=0).replace('"tiny"', '"../tiny"'), "name of a file"),
+        ("[data", "is not TOML"),
+    ],
+)
+def test_bad_recipes_are_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(Refused) as refused:
+        recipe.read(tmp_path / "bad.toml")
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_that_is_no_number_stops_it_and_names_the_step(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    wild = msgspec.structs.replace(asked, network=msgspec.structs.replace(asked.network, std=(1e-38, 1.0, 1.0)))
+    with pytest.raises(Refused, match="The loss became nan at step 0"):
+        trained(wild, folder / "wild")
+
+
+def test_bad_data_is_one_sentence(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    for change, says in (
+        ({"path": str(folder / "nowhere")}, "There is no folder or archive"),
+        ({"held": 80}, "would be held out"),
+    ):
+        data = msgspec.structs.replace(asked.data, **change)
+        with pytest.raises(Refused, match=says):
+            trained(msgspec.structs.replace(asked, data=data), folder / "out")
+    large = msgspec.structs.replace(asked, optimiser=msgspec.structs.replace(asked.optimiser, batch=65))
+    with pytest.raises(Refused, match="make no batch"):
+        trained(large, folder / "out2")
+
+
+def test_a_damaged_state_is_told(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 3)
+    (folder / "out" / STATE).write_bytes(b"nothing")
+    with pytest.raises(Refused, match="damaged or of another training"):
+        trained(asked, folder / "out", resume=True)
