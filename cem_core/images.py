@@ -137,7 +137,7 @@ def signed(values: Floats) -> Bytes:
 def signed_scale(values: Floats) -> Floats:
     """(B, C, H, W) → (B,) the value that `signed` shows as 255, and its negative as 0; 0: there are zeros alone."""
     sizes = np.abs(np.nan_to_num(values, posinf=0.0, neginf=0.0)).reshape(len(values), -1)
-    most = np.percentile(sizes, 99.5, axis=1)
+    most = np.percentile(sizes, 99.5, axis=1, method="lower")
     return np.where(most > 0, most, sizes.max(axis=1)).astype(np.float32)  # hardly anything but zeros
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from PySide6.QtCore import QObject, QStandardPaths, QTimer, Slot
+from PySide6.QtCore import QObject, QStandardPaths, QTimer, Signal, Slot
 from PySide6.QtWidgets import QFileDialog
 
 from cem_core.messages import Checkpoint, Floats, Refused
@@ -17,12 +18,14 @@ from cem_core.probes import landscape_report as report
 from cem_core.probes.requests import Landscape, Subject
 from cem_core.probes.results import Note, Plane, Survey
 from cem_core.session import Session
-from cem_gui.files import OpenModel
+from cem_gui.files import Files, OpenModel
 from cem_gui.models import Models
 from cem_gui.panels.landscape import Choices, LandscapePanel
 from cem_gui.prober import Job, Prober
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
+
+log = logging.getLogger(__name__)
 
 POINTS: Final = 256
 """Steps of a run that its plane is made of, at most."""
@@ -37,10 +40,13 @@ class LandscapeStage(Stage):
     samples = False
     has_steps = False
 
-    def __init__(self, prober: Prober, models: Models, sight: Sight, parent: QObject) -> None:
+    _written = Signal(str, str)
+    """Folder, and a sentence if that failed; from the file thread."""
+
+    def __init__(self, prober: Prober, models: Models, sight: Sight, files: Files, parent: QObject) -> None:
         self.panel: LandscapePanel
         super().__init__(LandscapePanel(), parent)
-        self._prober = prober
+        self._prober, self._files = prober, files
         self._models, self._sight = models, sight
         self._entered = False
         self._job: Job | None = None
@@ -66,6 +72,7 @@ class LandscapeStage(Stage):
         self.panel.changed.connect(self._changed)
         self.panel.run_wanted.connect(self.run_or_pause)
         self.panel.export_wanted.connect(self.export)
+        self._written.connect(self._exported)
         self.changed.connect(self._show_run)
 
     # ---- what the window asks ----------------------------------------------------------------------------------------
@@ -309,17 +316,33 @@ class LandscapeStage(Stage):
             self.write(Path(folder))
 
     def write(self, parent: Path) -> None:
-        """landscape.png, landscape.csv and landscape.json in a new folder."""
+        """landscape.png, landscape.csv and landscape.json in a new folder; on the file thread, as it takes seconds."""
         if self._survey is None or self._plane is None or self._request is None:
             return
+        plane, survey, (title, about) = self._plane, self._survey, self._told_of(self._request)
+        self._said = "exporting …"
+        self._files.ask(lambda: self._write(parent, plane, survey, title, about))
+        self.changed.emit()
+
+    def _write(self, parent: Path, plane: Plane, survey: Survey, title: str, about: dict[str, object]) -> None:
+        """On the file thread."""
         numbered = (parent / name for name in ("landscape", *(f"landscape-{i}" for i in range(2, 1000))))
         folder = next((path for path in numbered if not os.path.lexists(path)), parent / "landscape")
+        problem = ""
         try:
-            report.write(folder, self._plane, self._survey, *self._told_of(self._request))
+            report.write(folder, plane, survey, title, about)
         except Refused as refused:
-            self.panel.notice.say(str(refused))
-        else:
-            self._said = f"exported to {folder}"
+            problem = str(refused)
+        except Exception as error:
+            log.exception("export to %s failed", folder)
+            problem = f"The export failed ({error}): the log file has the details."
+        self._written.emit(str(folder), problem)
+
+    @Slot(str, str)
+    def _exported(self, folder: str, problem: str) -> None:
+        self._said = "" if problem else f"exported to {folder}"
+        if problem:
+            self.panel.notice.say(problem)
         self.changed.emit()
 
     def _told_of(self, request: Landscape) -> tuple[str, dict[str, object]]:

@@ -131,14 +131,13 @@ class Lens(QObject):
 
     @Slot(bool)
     def switch(self, on: bool) -> None:
-        """Turn it on or off; what is known stays."""
+        """Turn it on or off; the numbers that are known stay."""
         self._action.setChecked(on)
         self._evolution.show_lens(on)
-        self._forget_shown()
+        self._leave()
         if on:
             self._look()
         else:
-            self._cancel()
             self._curves.show_parts(None)
             self._curves.tell("")
 
@@ -151,12 +150,8 @@ class Lens(QObject):
         if not self.on or session is None or not len(session):
             return
         if session is not self._session:
-            self._cancel()
-            for others in self._runs.values():
-                others.maps.clear()
+            self._leave()
             self._session = session
-            self._took.clear()
-            self._forget_shown()
         known = self._known(session)
         self._show_curves(session, known)
         self._show_maps(session, known, self._sight.step)
@@ -234,10 +229,15 @@ class Lens(QObject):
         others = () if self._evolution.is_large else range(len(self._session.start.labels))
         return [chosen, *(chain for chain in others if chain != chosen)]
 
-    def _cancel(self) -> None:
+    def _leave(self) -> None:
+        """Want no more of the run that was looked at, and keep its numbers alone."""
         if self._job is not None:
             self._job.cancel()
-            self._job = None
+        for known in self._runs.values():
+            known.maps.clear()
+        self._session, self._job, self._shown, self._drawn = None, None, None, -1
+        self._shown_at.clear()
+        self._took.clear()
 
     def _fail(self, sentence: str) -> None:
         self.switch(False)
@@ -285,9 +285,6 @@ class Lens(QObject):
             known.maps.popitem(last=False)
 
     # ---- what is shown -----------------------------------------------------------------------------------------------
-
-    def _forget_shown(self) -> None:
-        self._shown, self._shown_at, self._drawn = None, {}, -1
 
     def _show_curves(self, session: Session, known: _Known) -> None:
         step, chain = self._sight.step, self._sight.chain
@@ -341,9 +338,7 @@ class Lens(QObject):
         self._evolution.show_cost(" · ".join(words), tip)
 
 
-def explain(
-    row: Sampler, class_norm: float, marginal_norm: float, cosine: float, drift: float, target: str
-) -> str:  # fmt: skip
+def explain(row: Sampler, class_norm: float, marginal_norm: float, cosine: float, drift: float, target: str) -> str:
     """What the two parts come to in a step of a sampler, in a line; empty where they are not known.
 
     drift: ‖a∇f + b∇LSE‖₂; target: name of the class y.
@@ -364,7 +359,7 @@ def explain(
     aims = {
         (True, False): f"what tells {target} from the rest",
         (False, True): f"what leads away from {target}",
-        (True, True): f"towards {target} and to where images are likely",
+        (True, True): f"towards {target} and where images are likely",
         (False, False): f"away from {target} and from where images are likely",
     }
     return f"{who} keeps {kept:.0%} of both lengths (cos {cosine:.2f}): {aims[a > 0, b > 0]}."

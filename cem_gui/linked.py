@@ -115,7 +115,6 @@ class LinkedStage(Stage):
         prober.told.connect(self._told)
         prober.ended.connect(self._ended)
         subjects.changed.connect(self._subjects_changed)
-        subjects.said.connect(self.panel.say)
         setup.numbers_changed.connect(self._numbers_changed)
         setup.chains_changed.connect(self.renew)
         setup.renewed.connect(self.renew)
@@ -249,7 +248,7 @@ class LinkedStage(Stage):
 
     @property
     def _is_stale(self) -> bool:
-        """Something else is wanted than what is shown. Numbers that were changed after its end are for the next runs."""
+        """Something else is wanted than what is shown; numbers changed after its end are for the next runs."""
         settings, *others = self._wanted
         made_of, *others_before = self._made_of or (None, (), 0)
         if settings is None or made_of is None or others != others_before:
@@ -386,7 +385,7 @@ class LinkedStage(Stage):
             self._show_curves(self._ticks % _CURVE_TICKS)
         else:
             self._show_every_curve()
-        if self._ticks % _CURVE_TICKS == 0:
+        if self._gait != "running" or self._ticks % _CURVE_TICKS == 0:
             self.timeline.show_thumbs(self._thumbnail)
             self.changed.emit()
 

@@ -77,12 +77,14 @@ class Pace:
 
     def told(self) -> str:
         """Such as: 45 % · 3.2 images/s · 40 s left."""
+        if not self.total:
+            return "0 %"
         left, spent = self.left, sum(spent for _, spent in self._done.values())
         if left is None:
-            return f"{100 * self.done // max(1, self.total)} %"
+            return f"{100 * self.done // self.total} %"
         finished = self.done >= self.total
         rate = self.images / (spent + left) if spent + left else 0.0
-        said = [f"{self.images:,} images measured" if finished else f"{100 * self.done // max(1, self.total)} %"]
+        said = [f"{self.images:,} images measured" if finished else f"{100 * self.done // self.total} %"]
         if rate:
             said.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s")
         return " · ".join(said if finished else [*said, f"{_duration(left)} left"])

@@ -61,6 +61,8 @@ class SmallestStage(Stage):
         self._chosen = 0
         self._wanted = ""
         """The path that is to be chosen once it is known to be an image."""
+        self._shown: list[Column] | None = None
+        """The models of which there are columns."""
         self._job: Job | None = None
         self._done = 0
         self._total = 0
@@ -74,6 +76,7 @@ class SmallestStage(Stage):
         panel = self.panel
         panel.image_chosen.connect(self._choose)
         panel.open_wanted.connect(self._ask)
+        panel.takes = _is_picture
         panel.dropped.connect(self._dropped)
         panel.run_wanted.connect(self.run_or_pause)
         panel.settings_changed.connect(self._anew)
@@ -259,8 +262,6 @@ class SmallestStage(Stage):
         self._show_classes()
         self.changed.emit()
 
-    _shown: list[Column] | None = None
-
     def _columns(self) -> list[Column]:
         known = {subject.reference: checkpoint for subject, checkpoint in
                  zip(self._subjects.subjects, self._subjects.checkpoints, strict=True)}  # fmt: skip
@@ -333,6 +334,14 @@ class SmallestStage(Stage):
         else:
             self._said = f"{self._done} of {self._total} found"
         self.changed.emit()
+
+
+def _is_picture(data: QMimeData) -> bool:
+    """Checkpoints and recorded runs are for the window."""
+    paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
+    if not paths:
+        return data.hasImage()
+    return bool(intake.sort(paths)[1]) and not intake.recorded(paths)
 
 
 def _bytes(pixels: Floats) -> Bytes:

@@ -22,9 +22,6 @@ class Subjects(QObject):
 
     changed = Signal()
     """Others are compared, or one of them is open now."""
-    said = Signal(str)
-    """A sentence that should be read."""
-
     def __init__(
         self, files: Files, models: Models, panel: SubjectsPanel, settings: QSettings, window: QMainWindow
     ) -> None:
@@ -126,7 +123,7 @@ class Subjects(QObject):
         """It cannot be compared: the others stay, or else the bundled ones come back."""
         rest = [other for other in self._references if other != reference]
         bundled = [name for name in bundle.models() if name != reference]
-        self.said.emit(why)
+        self._panel.notice.say(why)
         self._set(rest or bundled[:1])
 
     @Slot(int)

@@ -103,7 +103,7 @@ class MainWindow(QMainWindow):
         self.smallest = SmallestStage(self.prober, self.subjects, self.sight, self.filing.files, self)
         self.accuracy = AccuracyStage(self.prober, self.subjects, settings, self)
         self.energies = EnergiesStage(self.prober, self.subjects, settings, self)
-        self.landscape = LandscapeStage(self.prober, self.models, self.sight, self)
+        self.landscape = LandscapeStage(self.prober, self.models, self.sight, self.filing.files, self)
         self.stages: tuple[Stage, ...] = (
             self.linked, self.smallest, self.accuracy, self.energies, self.landscape,
         )  # fmt: skip
@@ -523,6 +523,9 @@ class MainWindow(QMainWindow):
         for act, can in ((run, can_run), (step, can_step)):
             act.setEnabled(can)
             act.setToolTip(act.statusTip() if can else hindrance or act.statusTip())
+        acts, has_steps = self.acts, self.stage is None or self.stage.has_steps
+        for act in (acts.previous, acts.next, acts.first, acts.last, acts.loop, acts.large):
+            act.setEnabled(has_steps)  # where there are none, these keys belong to what has the focus
         self.sampler.setEnabled(under_way or not hindrance)
         self.sampler.setToolTip(hindrance)
         self.acts.details.setEnabled(self.models.current is not None)

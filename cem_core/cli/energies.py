@@ -84,14 +84,14 @@ def energies(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **o
     cem-explorer energies --checkpoint A --checkpoint B --data DIR --eps 0.5 --generated 200 --out energies
     """
     from cem_core import writing
-    from cem_core.probes.energy_report import MADE_BY, RECORD, EnergyReport
+    from cem_core.probes.energy_report import MADE_BY, PNG, RECORD, SVG, TABLE, EnergyReport
     from cem_core.probes.measuring import measure
     from cem_core.probes.results import Sample
 
     answers, report, stopped = measure(_request(checkpoints_, options)), EnergyReport(), False
     report.add(next(answers))
     if out:
-        writing.claim(out, RECORD, MADE_BY)
+        writing.claim(out, RECORD, MADE_BY, (RECORD, TABLE, SVG, PNG))
     try:
         with progress_bar("measuring", report.expected) as advance:
             for answer in answers:

@@ -77,8 +77,8 @@ def accuracy(
 
     def read(places: range, size: int) -> Images:
         pixels, found = gather(data, order[places.start : places.stop], size, skipped)
-        kept = places.start + np.flatnonzero(np.isin(order[places.start : places.stop], found))
-        return Images(pixels, labels[kept], tuple((request.attack.seed + kept).tolist()))
+        shown = places.start + np.flatnonzero(np.isin(order[places.start : places.stop], found))
+        return Images(pixels, labels[shown], tuple((request.attack.seed + shown).tolist()))
 
     lit = False
     for first in range(0, len(order), request.batch):

@@ -1,8 +1,8 @@
 """Attacks on each image within its ball.
 
-PGD is the sampler with a = -1 and b = +1, whose drift is the gradient of the cross-entropy. APGD and AutoAttack are those
-of the `pyautoattack` package (Croce and Hein 2020), used as they are. Wherever an attack ends, its point is put into ball
-and box here, and judged here.
+PGD is the sampler with a = -1 and b = +1, whose drift is the gradient of the cross-entropy. APGD and AutoAttack are
+those of the `pyautoattack` package (Croce and Hein 2020), used as they are. Wherever an attack ends, its point is put
+into ball and box here, and judged here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     flipped: Tensor
     """(B,) bool: the model sees another class than y in `adversarial`."""
     vanished: Tensor
-    """(B,) bool: the gradient of the loss is zero or lost in rounding where the attack begins (PGD: at each restart)."""
+    """(B,) bool: the gradient of the loss is zero or lost in rounding where the attack begins (PGD: each restart)."""
     stuck: Tensor
     """(B,) bool: the loss at the end is no higher than at the start, in each restart. pyautoattack keeps its ends to
     itself, so that nothing is stuck there."""

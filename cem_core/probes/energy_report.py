@@ -155,7 +155,7 @@ class EnergyReport:
         Raises:
             Refused: the folder is not ours, or a file cannot be written.
         """
-        writing.claim(folder, RECORD, MADE_BY)
+        writing.claim(folder, RECORD, MADE_BY, (RECORD, TABLE, SVG, PNG))
         record = msgspec.json.format(msgspec.json.encode(_record(self)))
         writing.replace(folder / RECORD, record)
         writing.replace(folder / TABLE, _table(self).encode("utf-8", "replace"))

@@ -15,7 +15,6 @@ from cem_core.images import Bytes
 from cem_core.messages import Chain, Floats, GaussianStart, NoiseStart, Refused, Sampler
 from cem_core.probes import lights, subjects
 from cem_core.probes.attacks import perturb
-from cem_core.probes.classes import alike
 from cem_core.probes.measuring import Cancelled, GoOn
 from cem_core.probes.requests import Energies
 from cem_core.probes.results import Cell, Kind, Light, Lights, Note, Opening, Sample
@@ -41,24 +40,15 @@ def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Openin
     opened = [subjects.open_subject(subject) for subject in request.subjects]
     checkpoints = tuple(checkpoint for _, checkpoint in opened)
     shared = subjects.shared(checkpoints, [(data.name, data.classes)])
-    number = {alike(name): label for label, name in enumerate(shared.classes)}
-    labels = np.array([number.get(alike(name), -1) for name in data.classes], np.int64)[data.labels]
-    order = datasets.in_turns(labels)
-    order = order[labels[order] >= 0]
-    if not len(order):
-        raise Refused(f"{data.name} has no image of a class that all models know: choose other data.")
+    order, shown = subjects.judged(data, shared)
+    labels = np.zeros(len(data), np.int64)
+    labels[order] = shown
     said: list[Note] = []
     measured = [_Measured(request, one, said.append, go_on) for one in opened]
     generating = [each.generating for each in measured] if request.generated else []
     yield Opening(request, checkpoints, shared.classes, len(order), (*shared.notes, *generating), versions())
 
-    unreadable: set[str] = set()
-
-    def skipped(path: str, why: str) -> None:
-        if path not in unreadable:  # each once, whatever the sizes in which it is wanted
-            unreadable.add(path)
-            said.append(Note(why, path))
-
+    skipped = subjects.noting(said)
     some = False
     for first in range(0, max(len(order), request.generated), request.batch):
         upto = first + request.batch
@@ -70,21 +60,16 @@ def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Openin
             pixels, kept = pictures[size]
             for kind, work in model.of_images(pixels, kept) if len(kept) else ():
                 yield model.sample(subject, kind, len(kept), work)
-                yield from _said(said)
             if len(kept):
                 some = True
                 yield Lights(subject, model.lights(pixels[:_LOOKED_AT], labels[kept[:_LOOKED_AT]], columns))
             if first < request.generated:
                 last = min(upto, request.generated)
                 yield model.sample(subject, "generated", last - first, model.generated(first))
-                yield from _said(said)
+            while said:
+                yield said.pop(0)
     if not some:
         raise Refused(f"None of the {len(order):,} images of {data.name} can be read: choose other data.")
-
-
-def _said(notes: list[Note]) -> Iterator[Note]:
-    while notes:
-        yield notes.pop(0)
 
 
 Work = Callable[[int, int], Tensor]

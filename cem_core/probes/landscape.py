@@ -30,8 +30,8 @@ EXTENT: Final = 1.0
 """Half the side of a square around an image, as an L2 distance."""
 _ATTACK: Final = 3
 """Steps of the attack that gives a direction: more of them turn it little, and delay the first picture."""
-_POINTS: Final = 256
-"""Of a trajectory, from which its principal components are taken: enough for two, and their products fit anywhere."""
+_POINTS: Final = 128
+"""Of a trajectory, from which its principal components are taken: enough for two of a smooth way."""
 _MARGIN: Final = 1.15
 """The square to the trajectory in it."""
 _NUMBERS: Final = 2**22

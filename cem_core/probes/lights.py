@@ -273,14 +273,14 @@ def _preprocessing(
             f"Choose this {what} under Details (--assume {said}).",
         )
     do = "Check the normalisation, the class names and their order under Details; or the labels of the images."
+    if total < ENOUGH:
+        return Light("preprocessing", "unknown", f"{seen}, too few to tell.", "Take more images.")
     if guessing:
         return Light("preprocessing", "alarm", f"Only {seen}, no more than by guessing.", do)
     if band.high < least:
         return Light("preprocessing", "doubt", f"Only {seen}, which is less than any usual model does.", do)
     if known is not None and band.high < known - BELOW:
         return Light("preprocessing", "doubt", f"Only {seen}, and {100 * known:.1f} % are recorded of this model.", do)
-    if total < ENOUGH:
-        return Light("preprocessing", "unknown", f"{seen}, too few to tell.", "Take more images.")
     return Light("preprocessing", "fine", f"{seen}.")
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
 from PIL import Image
 
 from cem_core import writing
@@ -68,7 +70,10 @@ class Report:
         """What was met on the way, and what is left out."""
         self.skipped: dict[str, str] = {}
         """Images that could not be read, and why."""
-        self._cells: defaultdict[tuple[int, float], list[Cell]] = defaultdict(list)
+        self._counts: dict[tuple[int, float], NDArray[np.int64]] = {}
+        """(2, K) of each model and ε: how many images of each class are right, and how many there are."""
+        self._attacks: dict[tuple[int, float], Cell] = {}
+        """What the attacks have told, added up without the images: a long measurement is shown many times."""
 
     def add(self, answer: Answer) -> None:
         match answer:
@@ -78,7 +83,7 @@ class Report:
             case Lights():
                 self.lights[answer.subject] = answer.lights
             case Cell():
-                self._cells[answer.subject, answer.eps].append(answer)
+                self._count(answer)
             case Note(skipped=""):
                 self.notes.append(answer.says)
             case Note():
@@ -107,7 +112,7 @@ class Report:
     @property
     def measured(self) -> int:
         """Images that were judged, counted for each model and ε."""
-        return sum(len(cell.labels) for cells in self._cells.values() for cell in cells)
+        return sum(int(counts[1].sum()) for counts in self._counts.values())
 
     @property
     def expected(self) -> int:
@@ -122,20 +127,20 @@ class Report:
 
     def points(self, subject: int) -> list[Point]:
         """The accuracies of a model as far as they are known, from small ε to large."""
-        return [self._point(eps, cells) for eps in self.eps if (cells := self._cells.get((subject, eps)))]
+        return [self._point((subject, eps)) for eps in self.eps if (subject, eps) in self._counts]
 
-    def _point(self, eps: float, cells: list[Cell]) -> Point:
-        labels = np.concatenate([np.asarray(cell.labels, np.int64) for cell in cells])
-        correct = np.concatenate([np.asarray(cell.correct, bool) for cell in cells])
-        classes = len(self.begun.classes)
-        right, all_ = (np.bincount(which, minlength=classes).tolist() for which in (labels[correct], labels))
-        return Point(
-            eps,
-            int(correct.sum()),
-            len(labels),
-            tuple(zip(right, all_, strict=True)),
-            lights.of_cells(cells, self.request.attack),
-        )
+    def _count(self, cell: Cell) -> None:
+        key, classes = (cell.subject, cell.eps), len(self.begun.classes)
+        labels, correct = np.asarray(cell.labels, np.int64), np.asarray(cell.correct, bool)
+        counts = np.stack([np.bincount(which, minlength=classes) for which in (labels[correct], labels)])
+        self._counts[key] = self._counts.get(key, 0) + counts
+        told = replace(cell, labels=(), correct=())
+        self._attacks[key] = _joined(self._attacks[key], told) if key in self._attacks else told
+
+    def _point(self, key: tuple[int, float]) -> Point:
+        right, all_ = self._counts[key].tolist()
+        seen = lights.of_cells([self._attacks[key]], self.request.attack)
+        return Point(key[1], sum(right), sum(all_), tuple(zip(right, all_, strict=True)), seen)
 
     def write(self, folder: Path) -> None:
         """Put results.json, results.csv, curve.svg and curve.png in place of those of an earlier time.
@@ -154,6 +159,18 @@ class Report:
         file = io.BytesIO()
         Image.fromarray(pixels.picture()).save(file, "PNG")
         writing.replace(folder / PNG, file.getvalue())
+
+
+def _joined(one: Cell, other: Cell) -> Cell:
+    """Two cells that hold no images."""
+    return replace(
+        one,
+        attacked=one.attacked + other.attacked,
+        vanished=one.vanished + other.vanished,
+        stuck=one.stuck + other.stuck,
+        broken=tuple(map(sum, zip_longest(one.broken, other.broken, fillvalue=0))),
+        seconds=one.seconds + other.seconds,
+    )
 
 
 def claim(folder: Path) -> None:

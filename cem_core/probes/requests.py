@@ -162,8 +162,8 @@ class Landscape(msgspec.Struct, frozen=True, eq=False):
 
     subject: Subject
     pixels: Floats
-    """(T, C, H, W) in [0,1]. One: its surroundings, away from the class that the model sees × a random direction. Two or
-    more: the plane of the first two principal components of that trajectory."""
+    """(T, C, H, W) in [0,1]. One: its surroundings, away from the class that the model sees × a random direction. Two
+    or more: the plane of the first two principal components of that trajectory."""
     label: int | None = None
     """y of E(x,y); None: the class that the model sees in the first image."""
     marginal: bool = True

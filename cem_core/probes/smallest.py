@@ -1,8 +1,8 @@
 """The smallest ε that flips a model on one image, as an upper bound: a strong attack, and a bracket that it narrows.
 
-Some attacks run at once: away from the class, and towards each of the nearest others. First their balls follow them, and
-shrink where they flip (Pintor et al. 2021): where they end is the first upper bound. Then the same attacks are confined
-to smaller balls: where one flips, the upper bound falls; where none does, the lower one rises.
+Some attacks run at once: away from the class, and towards each of the nearest others. First their balls follow them,
+and shrink where they flip (Pintor et al. 2021): where they end is the first upper bound. Then the same attacks are
+confined to smaller balls: where one flips, the upper bound falls; where none does, the lower one rises.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from cem_core import images, samplers
 from cem_core.messages import Checkpoint, Floats, Norm, Refused
 from cem_core.probes import attacks, subjects
+from cem_core.probes.classes import alike
 from cem_core.probes.measuring import GoOn
 from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Bound, Flip
@@ -58,7 +59,8 @@ def smallest(request: Smallest, go_on: GoOn = lambda: True) -> Iterator[Bound | 
         logits_of = attacks.asking(model, go_on)
         x = torch.from_numpy(_pixels(request, checkpoint))[None].to(model.device)
         before = attacks.judged(logits_of, x)
-        y = int(before.argmax()) if labels[subject] is None else labels[subject]
+        label = labels[subject]
+        y = int(before.argmax()) if label is None else label
         for norm in request.norms:
             begun = time.perf_counter()
             bracket = Bracket(0, math.inf, x)
@@ -80,12 +82,10 @@ def smallest(request: Smallest, go_on: GoOn = lambda: True) -> Iterator[Bound | 
             )
 
 
-def search(
-    logits_of: Logits, x: Tensor, y: int, norm: Norm, steps: int = 40, seed: int = 0
-) -> Iterator[Bracket]:
+def search(logits_of: Logits, x: Tensor, y: int, norm: Norm, steps: int = 40, seed: int = 0) -> Iterator[Bracket]:
     """The bracket after each step of the attacks; the last one is the answer.
 
-    On a linear model the upper end is the exact distance, to rounding. `high` is 0 if the model sees another class than y
+    On a linear model the upper end is the exact distance, to rounding. It is 0 if the model sees another class than y
     in x, and inf if the attacks find nothing in a ball that holds all images.
 
     Args:
@@ -108,11 +108,12 @@ def search(
     bracket = Bracket(0, math.inf, x)
     flips = x[:0]
     for flips in _approach(scene, targets, steps):
-        yield bracket
+        distance = samplers.length(flips - x, norm)
+        yield bracket if not len(flips) else Bracket(0, float(distance.min()), flips[distance.argmin()][None])
     bracket = _narrowed(scene, bracket, flips)
     gap = _CLOSE
     eps = bracket.high * (1 - gap) if len(flips) else whole / 8
-    while bracket.high - bracket.low > _CLOSE * bracket.high:
+    while bracket.low < bracket.high * (1 - _CLOSE):
         for flips in _confined(scene, targets, bracket.adversarial, eps, steps, seed):
             yield bracket
             if len(flips):
@@ -142,8 +143,8 @@ class _Scene(NamedTuple):
 
 
 def _nearest(scene: _Scene, logits: Tensor) -> Tensor:
-    """(R,) the objectives of the attacks: -1 for away from y, and the other classes that a linear model would put nearest
-    (Moosavi-Dezfooli et al. 2016)."""
+    """(R,) what each attack aims at: the classes that are nearest if the model is linear (DeepFool, Moosavi-Dezfooli et
+    al. 2016), and -1, which is any but y."""
     others = logits[0].clone()
     others[scene.y] = -torch.inf
     likely = others.topk(min(_LIKELY, len(others) - 1)).indices
@@ -179,7 +180,7 @@ def _dual_length(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def _moved(scene: _Scene, points: Tensor, gradient: Tensor, length: Tensor, radius: Tensor) -> Tensor:
-    """A step of some length up the gradient, back into the ball of some radius around x, and into the box; (R,) each."""
+    """A step of this length up the gradient, back into the ball of this radius around x and into the box; (R,) each."""
     length, radius = length.view(-1, 1, 1, 1), radius.view(-1, 1, 1, 1)
     offset = points - scene.x + length * samplers.unit(gradient, scene.norm)
     if scene.norm == "linf":
@@ -264,15 +265,15 @@ def _narrowed(scene: _Scene, bracket: Bracket, flips: Tensor) -> Bracket:
         one = points[i : i + 1]  # judged alone, as logits of a batch are rounded otherwise
         distance = float(samplers.length(one - scene.x, scene.norm))
         if distance < bracket.high and _flipped(attacks.judged(scene.logits_of, one), scene.y).all():
-            return bracket._replace(high=distance, adversarial=one)
+            return Bracket(min(bracket.low, distance), distance, one)
     return bracket
 
 
 def _label(name: str | None, checkpoint: Checkpoint) -> int | None:
     if name is None:
         return None
-    wanted = subjects.alike(name)
-    known = [i for i, other in enumerate(checkpoint.classes) if subjects.alike(other) == wanted]
+    wanted = alike(name)
+    known = [i for i, other in enumerate(checkpoint.classes) if alike(other) == wanted]
     if len(known) != 1:
         raise Refused(
             f"{checkpoint.name} has {'more than one class' if known else 'no class'} {name}: choose another of its "

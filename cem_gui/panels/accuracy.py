@@ -10,7 +10,6 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QSizePolicy,
     QTreeWidget,
     QTreeWidgetItem,
     QVBoxLayout,
@@ -82,7 +81,6 @@ class AccuracyPanel(MeasureView):
         for column, parts in ((left, (self.plot, numbers)), (right, (trust, each))):
             column.setSpacing(8)
             for part, stretch in zip(parts, (3, 2), strict=True):
-                part.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Ignored)
                 column.addWidget(part, stretch)
         for part in (trust, each):
             part.setFixedWidth(300)

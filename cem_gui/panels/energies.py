@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,7 +29,7 @@ from cem_core.probes.requests import MODELS
 from cem_core.probes.results import Light
 from cem_gui import theme
 from cem_gui.widgets import lights
-from cem_gui.widgets.card import Card, small
+from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.histogram import HistogramPlot, marked
 from cem_gui.widgets.lights import LightsView
 from cem_gui.widgets.measure_view import MeasureView
@@ -51,10 +51,16 @@ _NOTHING: Final = 0.05
 
 def meaning(row: Row) -> str:
     """What the AUROC of a kind of images says, in a sentence."""
-    share = f"{row.auroc:.2f}: in {100 * row.auroc:.0f} % of pairs, E(x) of the {row.kind} image is the higher"
+    shown = _rounded(row)
+    share = f"{shown:.2f}: in {100 * shown:.0f} % of pairs, E(x) of the {row.kind} image is the higher"
     if abs(row.auroc - 0.5) < _NOTHING:
         return f"{share}, so that it hardly tells them from clean ones (0.5: not at all)."
     return f"{share}: the model finds {row.kind} images {'less' if row.auroc > 0.5 else 'more'} likely than clean ones."
+
+
+def _rounded(row: Row) -> float:
+    """The AUROC, so that its percentage is the same number."""
+    return row.auroc if math.isnan(row.auroc) else round(100 * row.auroc) / 100
 
 
 class _OfModel(Card):
@@ -71,12 +77,14 @@ class _OfModel(Card):
         self.why.setObjectName("chip")
         self.head.insertWidget(0, self.name, 1)
         self.head.addWidget(self.why)
-        self.legend, self.numbers = QLabel(), QLabel()
-        for label in (self.legend, self.numbers):
-            label.setTextFormat(Qt.TextFormat.RichText)
+        self.legend, self.numbers, self.meanings = QLabel(), QLabel(), muted("")
+        for label in (self.legend, self.meanings):
             label.setWordWrap(True)
             label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.numbers.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        for label in (self.legend, self.numbers):
+            label.setTextFormat(Qt.TextFormat.RichText)
+        for label in (self.numbers, self.meanings):
+            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.plot = HistogramPlot()
         self.plot.read.connect(self._show_legend)
         self._rows: Sequence[Row] = ()
@@ -84,6 +92,7 @@ class _OfModel(Card):
         self.body.addWidget(self.legend)
         self.body.addWidget(self.plot, 1)
         self.body.addWidget(self.numbers)
+        self.body.addWidget(self.meanings)
 
     def show_model(self, report: EnergyReport) -> None:
         name = report.names[self.number]
@@ -100,6 +109,7 @@ class _OfModel(Card):
         self.plot.restyle()
         self._show_legend("")
         self.numbers.setText(_table(self._rows))
+        self.meanings.setText("\n".join(meaning(row) for row in self._rows if row.kind != "clean"))
         self.why.setText(lights.in_short(self.lights))
         self.why.setAccessibleName(f"Why trust this? {lights.in_short(self.lights)}")
         self.why.setToolTip(lights.in_full(self.lights) or "Nothing has been looked at yet.")
@@ -146,7 +156,6 @@ class EnergiesPanel(MeasureView):
         scrolling.setWidgetResizable(True)
         scrolling.setFrameShape(QFrame.Shape.NoFrame)
         scrolling.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        scrolling.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         left = QVBoxLayout()
         left.setSpacing(8)
         left.addWidget(self.about)
@@ -205,30 +214,33 @@ _HEAD: Final = ("", "Images", "Mean E(x)", "ΔE", "AUROC")
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Numbers in columns, and below them what each AUROC means."""
-    muted = theme.now().muted
-    lines = [_line([f"<span style='color: {muted}'>{text}</span>" for text in _HEAD])]
+    """Numbers in columns."""
+    faint = theme.now().muted
+    if not rows:
+        return f"<span style='color: {faint}'>Nothing has been measured yet.</span>"
+    lines = [_line([f"<span style='color: {faint}'>{text}</span>" for text in _HEAD])]
     for row in rows:
         spread = f"{row.mean:.2f} ± {row.deviation:.2f}"
-        compared = ("–", "–") if row.kind == "clean" else (f"{row.change:+.2f}", f"<b>{row.auroc:.2f}</b>")
+        told_apart = f"<b>{_rounded(row):.2f}</b>"
+        compared = ("–", "–") if row.kind == "clean" else (f"{row.change:+.2f}", told_apart)
         lines.append(_line([marked(row.kind), f"{row.images:,}", spread, *compared]))
-    said = "<br>".join(html.escape(meaning(row)) for row in rows if row.kind != "clean")
-    return f"<table cellspacing='0'>{''.join(lines)}</table><p style='color: {muted}'>{said}</p>"
+    return f"<table cellspacing='0'>{''.join(lines)}</table>"
 
 
 def _line(cells: Sequence[str]) -> str:
     """The first to the left, numbers to the right."""
     aligned = ("left", *["right"] * (len(cells) - 1))
-    style = "padding-right: 14px; white-space: nowrap"
+    style = "padding-right: 10px; white-space: nowrap"
     parts = (f"<td align='{to}' style='{style}'>{cell}</td>" for to, cell in zip(aligned, cells, strict=True))
     return f"<tr>{''.join(parts)}</tr>"
 
 
 def _about(report: EnergyReport, so_far: bool, stale: bool) -> str:
-    attack, eps = report.request.attack, report.request.eps
+    attack, eps, images = report.request.attack, report.request.eps, report.begun.images - len(report.skipped)
+    least = min(len(report.energy(number, "clean")) for number in range(len(report.names)))
     parts = [
         f"{attack_told(attack)} at {_NORMS[attack.norm]} ε = {told(eps, attack.norm)}",
-        f"{report.begun.images - len(report.skipped):,} images{', so far in part' if so_far else ''}",
+        f"{least:,} of {images:,} images so far" if so_far else f"{images:,} images",
     ]
     if stale:
         parts.append("not yet measured with what is chosen now")

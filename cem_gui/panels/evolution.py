@@ -204,7 +204,7 @@ class EvolutionPanel(QWidget):
     def show_cost(self, text: str, tip: str) -> None:
         """What the lens takes, or how far it is."""
         self.cost.setText(text)
-        self.cost.setToolTip(tip)
+        self.cost.setToolTip(f"{text}\n{tip}".strip())  # where there is little room, it is cut
 
     def show_empty(self, text: str, offer: str = "") -> None:
         """Nothing to show yet, and what to do; where the model's details have the answer, a button to them."""

@@ -33,6 +33,8 @@ from cem_gui.widgets.picture import Picture
 Which = Literal["around", "along"]
 
 SIZES: Final = (32, 64, 128)
+_NARROWEST: Final = 480
+"""Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _SETTLE_MS: Final = 150
 _SIDE: Final = 250
 _THUMB: Final = 96
@@ -164,6 +166,7 @@ class LandscapePanel(QWidget):
         self.point.body.addLayout(foot)
         self.point.body.addStretch(1)
 
+        self.setMinimumWidth(_NARROWEST)
         self.notice = Notice()
         cards = QHBoxLayout()
         cards.setSpacing(8)
@@ -223,6 +226,7 @@ class LandscapePanel(QWidget):
         self._steps = ()
         self.empty.setText(text)
         self.stack.setCurrentWidget(self.empty)
+        self.point.hide()
         self.about.clear()
         self.save.setEnabled(False)
         self._pin = None
@@ -242,6 +246,7 @@ class LandscapePanel(QWidget):
         along = len(plane.path) > 1
         self.map.show_path(plane.path, "start" if along else "", "end" if along else "")
         self.stack.setCurrentWidget(self.map)
+        self.point.show()
         self.save.setEnabled(False)
         said = "Low energy (dark) is likely. Point at the map to see the image there; a click holds it."
         if along and not math.isnan(plane.held):

@@ -85,8 +85,8 @@ class Column(QFrame):
         )
         self.probability = SmallPlot(
             f"Probability of the target, model {index + 1}",
-            "p(y|x)",
-            "Of the target. Dashed: transfer, what each other model says of the images on this model's way.",
+            "p",
+            "p(y|x) of the target. Dashed: transfer, what each other model says of the images on this model's way.",
         )
         for plot in (self.energy, self.probability):
             plot.stepped.connect(self.stepped)
@@ -173,8 +173,8 @@ class Column(QFrame):
         self._arrange()
 
     def _arrange(self) -> None:
-        """Where it is wide, the plots stand side by side, and so do image and difference where that makes the image no
-        smaller; else all is below each other."""
+        """Where it is wide, the plots stand side by side, and so do image and difference where that makes the image
+        hardly smaller; else all is below each other."""
         gap, grid = self._grid.verticalSpacing(), self._grid
         inside = self.contentsRect().width() - 2 * _PAD
         half = (inside - grid.horizontalSpacing()) // 2
@@ -182,7 +182,7 @@ class Column(QFrame):
         rest = [self.target, self.top, self.energy] if wide else [self.target, self.top, self.energy, self.probability]
         room = grid.geometry().height() - sum(max(one.minimumSizeHint().height(), one.minimumHeight(),
             one.sizeHint().height()) + gap for one in rest)  # fmt: skip
-        beside = wide or half >= min(inside, room)
+        beside = wide or 4 * half >= 3 * min(inside, room)
         self.image.setMaximumHeight(max(_LEAST, half if beside else inside))
         self.difference.setMaximumHeight(max(_LEAST, half if beside else self.top.sizeHint().height()))
         if (wide, beside) == self._arranged:
@@ -199,6 +199,34 @@ class Column(QFrame):
             grid.addWidget(widget, row, column, 1, span)
         for row, stretch in enumerate((4, 0, 0, 1, 0 if wide else 1)):
             grid.setRowStretch(row, stretch)
+
+
+class _Beside(QWidget):
+    """Columns side by side, equally wide to the pixel: their rows are aligned only then."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        self._columns, self._count = columns, 1
+        self._row = QHBoxLayout(self)
+        self._row.setContentsMargins(0, 0, 0, 0)
+        self._row.setSpacing(8)
+        for column in columns:
+            self._row.addWidget(column, 1)
+            column.hide()
+
+    def show_columns(self, count: int) -> None:
+        self._count = max(1, count)
+        for index, column in enumerate(self._columns):
+            column.setVisible(index < count)
+        self._share()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._share()
+
+    def _share(self) -> None:
+        left_over = (self.width() - (self._count - 1) * self._row.spacing()) % self._count
+        self._row.setContentsMargins(0, 0, left_over, 0)
 
 
 class LinkedPanel(QWidget):
@@ -237,16 +265,11 @@ class LinkedPanel(QWidget):
         head.addWidget(self.gain)
 
         self.columns = [Column(index) for index in range(MODELS)]
-        beside = QWidget()
-        row = QHBoxLayout(beside)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(8)
         for column in self.columns:
-            row.addWidget(column, 1)
             column.stepped.connect(self.stepped)
-            column.hide()
+        self._beside = _Beside(self.columns)
         area = QScrollArea()
-        area.setWidget(beside)
+        area.setWidget(self._beside)
         area.setWidgetResizable(True)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -329,10 +352,9 @@ class LinkedPanel(QWidget):
 
     def show_models(self, checkpoints: Sequence[Checkpoint]) -> None:
         """A column each, still without a run."""
-        for index, column in enumerate(self.columns):
-            column.setVisible(index < len(checkpoints))
-            if index < len(checkpoints):
-                column.show_model(checkpoints[index])
+        self._beside.show_columns(len(checkpoints))
+        for column, checkpoint in zip(self.columns, checkpoints, strict=False):
+            column.show_model(checkpoint)
         self.transfer.setVisible(len(checkpoints) > 1)
         self.matrix.show_names([checkpoint.name for checkpoint in checkpoints])
         self.pages.setCurrentIndex(1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from PySide6.QtCore import QSignalBlocker, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QMimeData, QSignalBlocker, QSize, Qt, Signal, Slot
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QIcon, QPixmap, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -32,7 +32,7 @@ from cem_core import images
 from cem_core.images import hwc, to_uint8
 from cem_core.messages import Floats, Norm
 from cem_core.probes.results import Bound, Flip
-from cem_gui import intake, theme
+from cem_gui import theme
 from cem_gui.widgets.bracket import Bracket
 from cem_gui.widgets.card import Card, heading, muted, small
 from cem_gui.widgets.image_grid import Bytes, to_image
@@ -43,9 +43,10 @@ from cem_gui.widgets.picture import Picture
 NORMS: Final[tuple[Norm, ...]] = ("l2", "linf")
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 SEEN: Final = "What each model sees"
-_HINT: Final = (
-    "Space measures how far the image must be moved, in L2 and in L∞, until each model sees another class in it."
-)
+_NARROWEST: Final = 480
+"""Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
+_HINT: Final = "Space measures how far the image must move until each model sees another class in it, in L2 and in L∞."
+_LEGEND: Final = "Solid: the attack failed there. Hatched: not known yet. The mark: the smallest ε that flips so far."
 _SHOWN: Final[Mapping[Norm, str]] = {"l2": "L2", "linf": "L∞"}
 _ALL: Final = 10
 """Classes that are all shown; of more, the `_TOP` that change most."""
@@ -87,6 +88,9 @@ class SmallestPanel(QWidget):
         self._cards: list[QWidget] = []
         self._found: dict[tuple[int, Norm], Flip] = {}
         self.findings: dict[tuple[int, Norm], Finding] = {}
+        self.setMinimumWidth(_NARROWEST)
+        self.takes: Callable[[QMimeData], bool] = QMimeData.hasImage
+        """Whether what is dropped is for this panel; all else is left to the window."""
         self.notice = Notice()
 
         self.strip = QListWidget()
@@ -159,6 +163,12 @@ class SmallestPanel(QWidget):
         self.summary.setTextFormat(Qt.TextFormat.PlainText)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.summary.setContentsMargins(4, 0, 4, 0)
+        font = self.summary.font()
+        font.setBold(True)
+        self.summary.setFont(font)
+        self.hint = muted("")
+        self.hint.setWordWrap(True)
+        self.hint.setContentsMargins(4, 0, 4, 0)
         self._field = QWidget()
         self._row = QHBoxLayout(self._field)
         self._row.setContentsMargins(0, 0, 0, 0)
@@ -170,7 +180,7 @@ class SmallestPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 0, 4, 0)
         layout.setSpacing(8)
-        for above in (self._card, self.notice, self.summary):
+        for above in (self._card, self.notice, self.hint, self.summary):
             layout.addWidget(above)
         layout.addWidget(area, 1)
 
@@ -225,11 +235,7 @@ class SmallestPanel(QWidget):
             self.label.setCurrentIndex(1 + names.index(chosen) if chosen in names else 0)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """Images are measured on; checkpoints and runs are left to the window."""
-        data = event.mimeData()
-        paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
-        is_picture = (data.hasImage() and not paths) or (bool(intake.sort(paths)[1]) and not intake.recorded(paths))
-        if is_picture:
+        if self.takes(event.mimeData()):
             event.acceptProposedAction()
         else:
             event.ignore()
@@ -273,6 +279,7 @@ class SmallestPanel(QWidget):
     def clear(self) -> None:
         """Nothing is measured yet."""
         self._found = {}
+        self.hint.setText(_HINT)
         for finding in self.findings.values():
             finding.clear()
         self._write_summary()
@@ -280,6 +287,7 @@ class SmallestPanel(QWidget):
     def begin(self) -> None:
         """A measurement: each finding waits for its turn."""
         self.clear()
+        self.hint.setText(_LEGEND)
         for finding in self.findings.values():
             finding.wait()
 
@@ -334,11 +342,9 @@ class SmallestPanel(QWidget):
         ]  # fmt: skip
         if len(sizes) > 1 and any(lines):
             lines.append("L2 distances of images of different sizes are not compared.")
-        said = "\n".join(filter(None, lines))
-        font = self.summary.font()
-        font.setBold(bool(said))
-        self.summary.setFont(font)
-        self.summary.setText(said or _HINT)
+        self.summary.setText("\n".join(filter(None, lines)))
+        self.summary.setVisible(bool(self.summary.text()))
+        self.hint.setVisible(self.summary.isHidden())
 
 
 class Finding(QWidget):
@@ -428,7 +434,8 @@ class Finding(QWidget):
     def show_bound(self, low: float, high: float) -> None:
         self.bracket.show_interval(low, high)
         if math.isfinite(high):
-            self._show(f"≤ {told(high, self._norm)}", f"the attack failed at {told(low, self._norm)}: narrowing")
+            failed = f"; the attack failed at {told(low, self._norm)}" if low > 0 else ""
+            self._show(f"≤ {told(high, self._norm, up=True)}", f"narrowing{failed}")
         elif low > 0:
             self._show(f"> {told(low, self._norm)}", "looking for an ε that is enough")
         else:
@@ -462,7 +469,7 @@ class Finding(QWidget):
         if self.energies.pairs:
             return
         if math.isfinite(self.bracket.high) and self.bracket.high > 0:
-            self._show(self.eps.text(), f"{self.said.text().split(':')[0]}: cancelled while narrowing")
+            self._show(self.eps.text(), "ended before it was narrow")
         else:
             self._show("–", "not measured")
 
@@ -481,7 +488,11 @@ def _figures(value: float, up: bool) -> str:
     if not math.isfinite(value) or value <= 0:
         return f"{value:g}"
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return f"{(math.ceil(value / unit - 1e-9) if up else round(value / unit)) * unit:.3g}"
+    return f"{(math.ceil(value / unit - 1e-9) if up else round(value / unit)) * unit:#.3g}".rstrip(".")
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f}" if factor < 9.95 else f"{factor:,.0f}"
 
 
 def compared(norm: Norm, eps: Mapping[str, float]) -> str:
@@ -492,7 +503,7 @@ def compared(norm: Norm, eps: Mapping[str, float]) -> str:
     flipped = {name: value for name, value in eps.items() if 0 < value < math.inf}
     if len(flipped) > 1:
         *others, (least, smallest) = sorted(flipped.items(), key=lambda item: -item[1])
-        times = " and ".join(f"{name} {'needs ' if not i else ''}{_figures(value / smallest, up=False)} ×"
+        times = " and ".join(f"{name} {'needs ' if not i else ''}{_times(value / smallest)} ×"
                              for i, (name, value) in enumerate(others))  # fmt: skip
         said.append(f"{times} the distance of {least}")
     said += [f"{name} is wrong as it is" for name, value in eps.items() if value == 0]

@@ -7,10 +7,11 @@ from typing import Final
 
 from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QPushButton, QToolButton, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from cem_core.probes.requests import MODELS
 from cem_gui import theme
+from cem_gui.widgets.notice import Notice
 
 _OPEN: Final = "\0open"
 """Not a path, whatever the system."""
@@ -39,8 +40,8 @@ class _Choice(QWidget):
         super().__init__()
         self.box = QComboBox()
         self.box.setAccessibleName(f"Model {index + 1} of the comparison")
-        self.box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.box.setMinimumContentsLength(12)
+        self.box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # names may be of any length
+        self.box.setMinimumWidth(90)
         self.box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.box.activated.connect(lambda at: panel._activated(index, at))
         self.remove = QToolButton()
@@ -72,12 +73,17 @@ class SubjectsPanel(QWidget):
         self.add.setToolTip(f"Up to {MODELS} models can be compared")
         self.add.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.add.clicked.connect(self.added)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(4, 0, 4, 0)
+        self.notice = Notice()
+        row = QHBoxLayout()
         row.setSpacing(12)
         for choice in self.choices:
             row.addWidget(choice, 1)
         row.addWidget(self.add)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 0, 4, 0)
+        layout.setSpacing(8)
+        layout.addLayout(row)
+        layout.addWidget(self.notice)
 
     def show_subjects(self, known: Sequence[tuple[str, str]], chosen: Sequence[str], opening: Sequence[bool]) -> None:
         """The models that can be chosen, as (what is shown, reference); those that are; and which are on their way."""

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QEvent, QPointF, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QSize, Qt, Signal, Slot
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
@@ -35,6 +35,11 @@ class BandCurve(NamedTuple):
 
 class _View(pg.PlotWidget):
     left = Signal()
+    """The mouse went."""
+
+    def sizeHint(self) -> QSize:
+        """No more than it needs: layouts give it what room there is."""
+        return QSize(320, 160)
 
     def leaveEvent(self, event: QEvent) -> None:
         super().leaveEvent(event)
@@ -77,6 +82,7 @@ class BandPlot(Card):
         item = self.view.getPlotItem()
         item.getAxis("left").setWidth(48)
         item.getAxis("bottom").setHeight(44)
+        item.getAxis("bottom").enableAutoSIPrefix(False)
         self._cursor = pg.InfiniteLine(0)
         self._cursor.hide()
         self.view.addItem(self._cursor, ignoreBounds=True)
@@ -185,8 +191,8 @@ class BandPlot(Card):
             parts.append(f"<span style='color: {muted}'>at ε = {told(self._hover, self._norm)}</span>")
         for number, curve in enumerate(self._curves):
             read = next((point for point in curve.points if point.eps == self._hover), None)
-            name = curve.name if len(curve.name) <= 60 else f"{curve.name[:59]}…"
-            said = f"<span style='color: {theme.of_model(number)}'>{SYMBOLS[number]}</span> {html.escape(name)}"
+            symbol = f"<span style='color: {theme.of_model(number)}'>{SYMBOLS[number]}</span>"
+            said = f"{symbol}&nbsp;{html.escape(_short(curve.name))}"
             if read is not None:
                 low, high = read.band
                 said += (
@@ -195,6 +201,12 @@ class BandPlot(Card):
                 )
             parts.append(said)
         self.legend.setText(" &nbsp; ".join(parts))
+
+
+def _short(name: str, most: int = 48) -> str:
+    """Both of its ends, as many names differ by the last letters alone; in one piece where lines are broken."""
+    kept = name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 + 1 :]}"
+    return kept.replace(" ", "\xa0").replace("-", "\u2011")
 
 
 def _paint(drawn: _Drawn, number: int) -> None:

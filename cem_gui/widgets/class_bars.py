@@ -22,7 +22,9 @@ from cem_gui import theme
 
 _Index = QModelIndex | QPersistentModelIndex
 _BAR: Final = 8
-"""Height of a bar."""
+"""Height of a bar,"""
+_LENGTH: Final = 84
+"""and the room for it."""
 
 
 class ClassShare(NamedTuple):
@@ -105,7 +107,8 @@ class ClassBars(QTreeView):
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(20)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Fixed)
+        header.resizeSection(1, _LENGTH)
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.ResizeToContents)
 
     @property

@@ -55,7 +55,7 @@ def round_levels(low: float, high: float, about: int = 8) -> list[float]:
         return []
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.7 * rough)
     return [i * step for i in range(math.floor(low / step) + 1, math.ceil(high / step))]
 
 

@@ -21,7 +21,7 @@ COLOURS: Final = "viridis"
 """From low to high; told apart by everybody, and in print."""
 _LEFT, _BOTTOM, _BAR = 64, 46, 66
 """Room for axes and for the colour bar, in pixels."""
-_ACROSS, _DOWN = _LEFT + _BAR + 37, _BOTTOM + 8
+_ACROSS, _DOWN = _LEFT + _BAR + 8, _BOTTOM + 5
 """All that is not the square."""
 _REACH: Final = 10
 """Pixels around a point that count as on it."""

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QEvent, QPointF, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QSize, Qt, Signal, Slot
 from PySide6.QtGui import QBrush, QColor
 from PySide6.QtWidgets import QWidget
 
@@ -60,12 +60,17 @@ class HistogramPlot(pg.PlotWidget):
         item = self.getPlotItem()
         item.getAxis("left").setWidth(48)
         item.getAxis("bottom").setHeight(40)
+        item.getAxis("bottom").enableAutoSIPrefix(False)
         item.getViewBox().setLimits(yMin=0)
         self._histogram: Histogram | None = None
         self._drawn: dict[Kind, Any] = {}
         self._said = ""
         self.scene().sigMouseMoved.connect(self._moved)
         self.restyle()
+
+    def sizeHint(self) -> QSize:
+        """No more than it needs: layouts give it what room there is."""
+        return QSize(320, 140)
 
     def restyle(self) -> None:
         """Take the colours in force."""
@@ -94,6 +99,8 @@ class HistogramPlot(pg.PlotWidget):
                 self.addItem(drawn)
             self._drawn[kind].setData(histogram.edges, 100 * shares, stepMode="center")
         self.setXRange(float(histogram.edges[0]), float(histogram.edges[-1]), padding=0.02)
+        for side in ("left", "bottom"):
+            self.getPlotItem().getAxis(side).setVisible(bool(histogram.shares))
         most = max((float(shares.max()) for shares in histogram.shares.values()), default=1.0)
         self.setYRange(0, 100 * most, padding=0.05)
 

@@ -59,6 +59,7 @@ class LightsView(QTextEdit):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
         self.document().setDocumentMargin(0)
+        self.setViewportMargins(0, 0, 8, 0)
         self._shown: tuple[Light, ...] = ()
         self.restyle()
 

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 
 from cem_gui.widgets.card import Card, small
 from cem_gui.widgets.notice import Notice
-from cem_gui.widgets.passage import INDENT, PAD, Passage
+from cem_gui.widgets.passage import Passage
 from cem_gui.widgets.set_choice import WIDTH, SetChoice
 
 _LISTED: Final = 200
@@ -52,10 +52,8 @@ class MeasureView(QWidget):
         self.notes = Passage()
         self.notes.setAccessibleName("What was met on the way")
         self._notes_card = Card("Notes")
-        flush = QVBoxLayout()
-        flush.setContentsMargins(-INDENT, -PAD, 0, -PAD)
-        flush.addWidget(self.notes)
-        self._notes_card.body.addLayout(flush)
+        self.notes.setViewportMargins(0, 0, 0, 0)  # in line with the heading
+        self._notes_card.body.addWidget(self.notes)
         self.notice = Notice()
         self.empty = QLabel(empty)
         self.empty.setObjectName("muted")

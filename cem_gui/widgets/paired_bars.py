@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from cem_gui import theme
 
-_ROW: Final = 20
+_ROW: Final = 18
 _BAR: Final = 5
 _HEAD: Final = 20
 
@@ -88,10 +88,10 @@ class PairedBars(QWidget):
             painter.drawText(where, middle | Qt.AlignmentFlag.AlignRight, told)
             painter.setPen(QPen(QColor(colours.muted), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRect(_bar(zero, pair.before * scale, top + 4))
+            painter.drawRect(_bar(zero, pair.before * scale, top + 3))
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(own)
-            painter.drawRect(_bar(zero, pair.after * scale, top + 5 + _BAR))
+            painter.drawRect(_bar(zero, pair.after * scale, top + 4 + _BAR))
         painter.setPen(QPen(QColor(colours.faint), 1))
         painter.drawLine(round(zero), _HEAD, round(zero), _HEAD + len(self.pairs) * _ROW)
 

@@ -16,7 +16,7 @@ from cem_core.probes.requests import ATTACKS, Attack, AttackName, Data
 from cem_gui import theme
 from cem_gui.widgets.card import Card, form, muted, row
 
-WIDTH: Final = 292
+WIDTH: Final = 300
 _FOLDER, _ARCHIVE = "\0folder", "\0archive"
 """Not paths, whatever the system."""
 _MANY: Final = 200
@@ -83,6 +83,8 @@ class SetChoice(Card):
         one = self._one = generated is not None
         self._texts: dict[Norm, str] = dict(eps)
         self._norm: Norm = "l2"
+        self.path = ""
+        """Of the images; empty: the bundled samples."""
         self.images = _combo("Images")
         self.images.addItem(f"Bundled samples ({samples})", "")
         self.images.addItem("Folder…", _FOLDER)
@@ -147,11 +149,6 @@ class SetChoice(Card):
         self.show_settings(SetSettings())
 
     # ---- what is asked for -------------------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> str:
-        """Of the images; empty: the bundled samples."""
-        return str(self.images.currentData())
 
     def wanted_data(self) -> Data:
         split = self.split.text().strip() if self.path else ""
@@ -233,7 +230,7 @@ class SetChoice(Card):
             self.images.insertItem(index, self._elided(path), path)
             self.images.setItemData(index, path, Qt.ItemDataRole.ToolTipRole)
         self.images.setCurrentIndex(index)
-        self._chosen = index
+        self.path = path
         self.images.setToolTip(path or "Images that come with the program")
         self._follow()
 
@@ -245,7 +242,7 @@ class SetChoice(Card):
     def _images_chosen(self, index: int) -> None:
         data: Any = self.images.itemData(index)
         if data in (_FOLDER, _ARCHIVE):
-            self.images.setCurrentIndex(self._chosen)
+            self.images.setCurrentIndex(self.images.findData(self.path))
             (self.folder_wanted if data == _FOLDER else self.archive_wanted).emit()
         else:
             self.choose_path(data)

@@ -36,14 +36,16 @@ class SmallPlot(Plot):
         lines = ("━", "─") if len(self._series) == 2 else ("─",)
         drawn = [(line, *one) for line, one in zip(lines, self._series.items(), strict=False)]
         drawn += [("┄", *one) for one in self._other.items()]
-        parts = [
-            f'<span style="color:{getattr(theme.now(), colour)}">{line}</span>{html.escape(name)}&nbsp;'
-            f"<b>{short(float(values[min(step, len(values) - 1)]))}</b>"
-            for line, name, (colour, values) in drawn
-            if len(values)
-        ]
-        if self._quantity and parts:
-            parts.insert(0, f'<span style="color:{theme.now().muted}">{html.escape(self._quantity)}</span>')
+        parts = []
+        if drawn and self._quantity:
+            parts.append(f'<span style="color:{theme.now().muted}">{html.escape(self._quantity)}</span>')
+        for line, name, (colour, values) in drawn:
+            if len(values):
+                value = short(float(values[min(step, len(values) - 1)]))
+                told = value if line == "┄" else f"<b>{value}</b>"
+                parts.append(
+                    f'<span style="color:{getattr(theme.now(), colour)}">{line}{html.escape(name)}</span> {told}'
+                )
         self.legend.setText(" &nbsp;".join(parts))
 
 

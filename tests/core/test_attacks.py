@@ -108,7 +108,9 @@ def test_a_split_batch_meets_the_same_attack_and_so_does_another_order(norm: Nor
     attack = Attack(norm=norm, steps=6, restarts=3)
     whole = perturb(model, x, y, attack, eps, range(40, 47))
     assert 0 < int(whole.flipped.sum()) < 7, "some must fall at a later restart or never"
-    parts = [perturb(model, x[some], y[some], attack, eps, [40 + i for i in some]) for some in ([0, 1, 2], [6, 5, 4, 3])]
+    parts = [
+        perturb(model, x[some], y[some], attack, eps, [40 + i for i in some]) for some in ([0, 1, 2], [6, 5, 4, 3])
+    ]
     for field in ("adversarial", "flipped", "vanished", "stuck"):
         first, second = (getattr(part, field) for part in parts)
         assert torch.equal(getattr(whole, field), torch.cat([first, second.flip(0)])), field
@@ -219,18 +221,20 @@ def test_logits_that_are_no_numbers_are_refused(name: AttackName) -> None:
 def test_every_forward_pass_can_be_the_last(name: AttackName) -> None:
     model, x = smooth(), beginnings(3)
     y = model(x).argmax(1)
-    tracing, level = sys.gettrace(), 0
-
-    def counted(points: Tensor) -> Tensor:
-        nonlocal level
-        level += 1
-        return model(points)
-
+    tracing = sys.gettrace()
     for allowed in (0, 3, 7, 9, 30):  # among them the passes of pyautoattack's own checks
-        level = 0
+        passes: list[int] = []
+
+        def counted(points: Tensor, passes: list[int] = passes) -> Tensor:
+            passes.append(len(points))
+            return model(points)
+
+        def go_on(passes: list[int] = passes, allowed: int = allowed) -> bool:
+            return len(passes) < allowed
+
         with pytest.raises(Cancelled):
-            perturb(counted, x, y, Attack(name=name, steps=40), 1e-4, range(3), lambda n=allowed: level < n)
-        assert level == allowed
+            perturb(counted, x, y, Attack(name=name, steps=40), 1e-4, range(3), go_on)
+        assert len(passes) == allowed
         assert sys.gettrace() is tracing
 
 
@@ -289,8 +293,12 @@ class Net(torch.nn.Module):
 def directly(logits_of: Logits, x: Tensor, y: Tensor, name: AttackName, norm: Norm, eps: float, seed: int) -> Tensor:
     import pyautoattack
 
-    whole: dict[str, Any] = {"version": "standard"} if name == "autoattack" else {"version": "custom", "attacks": [name]}
-    adversary = pyautoattack.AutoAttack(Net(logits_of), norm={"l2": "L2", "linf": "Linf"}[norm], eps=eps, seed=seed, **whole)
+    whole: dict[str, Any] = (
+        {"version": "standard"} if name == "autoattack" else {"version": "custom", "attacks": [name]}
+    )
+    adversary = pyautoattack.AutoAttack(
+        Net(logits_of), norm={"l2": "L2", "linf": "Linf"}[norm], eps=eps, seed=seed, **whole
+    )
     if name != "apgd-ce":
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 3
     adversarial: Tensor = adversary.run_standard_evaluation(x, y, batch_size=len(x))[0]

@@ -322,7 +322,9 @@ def _nothing_fits(first: int, last: int) -> None:
 
 def test_the_folder_of_another_is_left_alone(nets: list[object], pets: Path, tmp_path: Path) -> None:
     (tmp_path / TABLE).write_text("theirs")
-    assert "holds a results.csv that was not made by cem-explorer probe" in refused(*nets, "--data", pets, "--out", tmp_path)
+    assert "holds a results.csv that was not made by cem-explorer probe" in refused(
+        *nets, "--data", pets, "--out", tmp_path
+    )
     assert [path.name for path in tmp_path.iterdir()] == [TABLE]
     assert (tmp_path / TABLE).read_text() == "theirs"
 

@@ -260,13 +260,15 @@ def test_the_command(asked: list[str], tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "energies.json").read_text())
     assert record["complete"]
     assert [[kind["images"] for kind in model["kinds"]] for model in record["models"]] == [[6, 6, 3]] * 2
-    again = CliRunner().invoke(cli.main, [*asked, *options, "--out", str(tmp_path / "out"), "--json"])
-    rows = json.loads(again.stdout)
-    assert [(row["name"][:3], row["kind"]) for row in rows] == [("net", kind) for kind in KINDS] * 2
-    assert rows[1]["auroc"] == pytest.approx(record["models"][0]["kinds"][1]["auroc"])
-    assert (
-        "alarm" in rows[0]["lights"].values() or "doubt" in rows[0]["lights"].values()
-    )  # what is random recognises none
+
+
+def test_the_command_for_programs(asked: list[str]) -> None:
+    result = CliRunner().invoke(cli.main, [*asked, "--norm", "Linf", "--json"])
+    assert result.exit_code == 0, result.output
+    clean, adversarial = json.loads(result.stdout)
+    assert (clean["name"], clean["kind"], clean["images"], clean["auroc"]) == ("net.safetensors", "clean", 6, None)
+    assert adversarial["change"] == pytest.approx(adversarial["mean"] - clean["mean"], abs=1e-5)
+    assert clean["lights"]["preprocessing"] == "unknown"  # six images
 
 
 def test_without_a_radius_nothing_is_adversarial(asked: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from scenarios import linear
 
-from cem_core import checkpoints, presets, runner, starts
+from cem_core import bundle, checkpoints, presets, runner, starts
+from cem_core.energies import marginal
 from cem_core.messages import Chain, GaussianStart, NoiseStart, Refused, RunSpec, Step
 from cem_core.probes import attacks, histograms
 from cem_core.probes.measuring import Cancelled, measure
 from cem_core.probes.requests import Attack, Data, Energies, Subject
 from cem_core.probes.results import Lights, Note, Opening, Sample
+from cem_core.samplers import State
 
 SIZE = 16
 FAST = Attack(steps=2)
@@ -216,3 +220,27 @@ def test_data_with_other_classes(data: Data, subjects: tuple[Subject, Subject]) 
     (Path(data.path) / "cat").rename(Path(data.path) / "ship")
     with pytest.raises(Refused, match="Only one class is shared"):
         told(Energies(subjects, data, FAST, 0.5))
+
+
+# What attacks do to E(x) ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75, 1.25, 1.75, 2.5])
+def test_untargeted_pgd_raises_the_energy_until_the_class_is_even_and_lowers_it_after(share: float) -> None:
+    """Two classes with opposite gradients: of margin m, E = -log 2cosh(m/2), and PGD takes ε‖w‖ off m."""
+    w = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, y, margin = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64), 3.0
+    logits_of = linear(w, margin - float(w.sum()) / 2)
+    eps = share * margin / float(w.norm())
+    row = msgspec.structs.replace(attacks.pgd("l2", eps), random_start=False)
+    moved, _ = attacks.climb(logits_of, row, State(x, x, y, (0, 1, 2, 3)))
+    before, after = (marginal(logits_of(image)).mean().item() for image in (x, moved))
+    assert before == pytest.approx(-math.log(2 * math.cosh(margin / 2)), abs=1e-4)
+    assert after == pytest.approx(-math.log(2 * math.cosh(margin * (1 - share) / 2)), abs=1e-3)
+    assert (after > before) == (share < 2)  # at the same margin on the other side, the energy is as it was
+
+
+def test_on_the_bundled_robust_model_pgd_raises_the_energy_of_what_it_is_sure_of() -> None:
+    answers = told(Energies((Subject(bundle.DEFAULT_MODEL, {}, "cpu"),), Data(num=6), Attack(steps=5), 0.5))
+    change = energies(answers, 0, "adversarial") - energies(answers, 0, "clean")
+    assert change.min() > 0

@@ -458,3 +458,27 @@ def test_enlarge() -> None:
     pixels = noise(2, 3, 4, 3)
     assert np.array_equal(enlarge(pixels, 3)[:, 1::3, 2::3], pixels)
     assert enlarge(pixels, 3).shape == (2, 9, 12, 3)
+
+
+def test_signed_pictures_are_symmetric_about_grey() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    values[1] *= 1e-6  # the scale is each image's own
+    shown, negative = (images.signed(part).astype(int) - 128 for part in (values, -values))
+    assert np.abs(shown + negative).max() <= 1
+    assert np.abs(shown).max(axis=(1, 2, 3)).min() >= 127
+    loud = values.copy()
+    loud[0, 0, 0, 0] *= 1e6  # one outlier does not hide the rest
+    assert np.abs(images.signed(loud)[0, 1:].astype(int) - images.signed(values)[0, 1:].astype(int)).max() < 8
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_nothing_is_grey(value: float) -> None:
+    assert np.all(images.signed(np.full((1, 3, 4, 4), value, np.float32)) == 128)
+
+
+def test_a_single_pixel_is_seen() -> None:
+    values = np.zeros((1, 3, 32, 32), np.float32)
+    values[0, 1, 2, 3] = -1e-5
+    shown = images.signed(values)
+    assert shown[0, 2, 3].tolist() == [128, 0, 128]
+    assert np.count_nonzero(shown != 128) == 1

@@ -144,12 +144,16 @@ def test_widgets_know_widgets_and_colours_and_nothing_else_of_the_window(path: P
 
 
 def test_threads_are_started_by_the_window_alone() -> None:
-    """Of all files only `player` knows the worker, and only `window` and those who ask for it the file thread."""
+    """Of all files only `player` knows the worker, and only `window` and those who ask for them the other threads."""
     knows = {told(path): imported(path.read_text(encoding="utf-8")) for path in sources("cem_gui")}
     assert {path for path, names in knows.items() if among(names, ["cem_gui.worker"])} == {"cem_gui/player.py"}
     assert {path for path, names in knows.items() if among(names, ["cem_gui.files"])} <= {
         "cem_gui/window.py", "cem_gui/models.py", "cem_gui/pictures.py", "cem_gui/exporter.py",
-        "cem_gui/runs.py", "cem_gui/shelf.py",
+        "cem_gui/runs.py", "cem_gui/shelf.py", "cem_gui/landscape.py", "cem_gui/smallest.py", "cem_gui/subjects.py",
+    }  # fmt: skip
+    assert {path for path, names in knows.items() if among(names, ["cem_gui.prober"])} <= {
+        "cem_gui/window.py", "cem_gui/runs.py", "cem_gui/measurement.py", "cem_gui/accuracy.py", "cem_gui/energies.py",
+        "cem_gui/landscape.py", "cem_gui/lens.py", "cem_gui/linked.py", "cem_gui/smallest.py",
     }  # fmt: skip
 
 

@@ -96,9 +96,15 @@ def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be used"):
         Journal(tmp_path)
     (tmp_path / "file").touch()
-    for gone in ("file", "nowhere"):
-        with pytest.raises(Refused, match="cannot be used"):
-            Journal(tmp_path / gone / "journal.jsonl").keep(KEY, CELL)
+    with pytest.raises(Refused, match="cannot be used"):
+        Journal(tmp_path / "file" / "journal.jsonl").keep(KEY, CELL)
+
+
+def test_its_folder_is_made_with_the_first_cell(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "deep" / "down" / "journal.jsonl")
+    assert not (tmp_path / "deep").exists()
+    journal.keep(KEY, CELL)
+    assert Journal(tmp_path / "deep" / "down" / "journal.jsonl").find(KEY) == CELL
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk here")  # noqa: PTH110

@@ -109,6 +109,26 @@ def request_of(net: str, points: int = 7, **changes: Any) -> Lens:
     return Lens(**({"subject": Subject(net, device="cpu"), "pixels": pixels, "label": 1} | changes))
 
 
+def test_every_point_may_have_a_label_of_its_own(net: str) -> None:
+    [mixed] = lens(request_of(net, labels=(0, 1, 0, 1, 1, 0, 0)))
+    [zeros], [ones] = (lens(request_of(net, label=label)) for label in (0, 1))
+    assert not np.allclose(zeros.class_part, ones.class_part)
+    for i, label in enumerate((0, 1, 0, 1, 1, 0, 0)):
+        np.testing.assert_allclose(mixed.class_part[i], (zeros, ones)[label].class_part[i], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(mixed.marginal_part[i], zeros.marginal_part[i], rtol=1e-4, atol=1e-6)
+    with pytest.raises(Refused, match="2 labels for 7 points"):
+        request_of(net, labels=(0, 1))
+    with pytest.raises(Refused, match="has no class 99"):
+        next(lens(request_of(net, labels=(0, 1, 0, 1, 1, 0, 99))))
+
+
+def test_another_checkpoint_than_the_one_that_is_meant_is_refused(net: str) -> None:
+    sha256 = checkpoints.inspect(net).sha256
+    assert isinstance(next(lens(request_of(net, sha256=sha256))), Split)
+    with pytest.raises(Refused, match="another file than the one that the run was made with"):
+        next(lens(request_of(net, sha256="0" * 64)))
+
+
 def test_a_trajectory_is_answered_in_pieces(net: str) -> None:
     asked = request_of(net, batch=3, first=10)
     answers = list(lens(asked))
