@@ -11,7 +11,7 @@ import numpy as np
 from PySide6.QtCore import QObject, QSettings, QTimer, Signal, Slot
 
 from cem_core.linking import Crossing, Round, lay_out
-from cem_core.messages import Checkpoint, Floats, Refused, RunSpec, Sampler
+from cem_core.messages import Checkpoint, Floats, Refused, RunSpec, Sampler, Step
 from cem_core.probes.requests import Linked
 from cem_core.session import Session
 from cem_gui.controls import Controls
@@ -101,7 +101,7 @@ class LinkedStage(Stage):
         """In force."""
         self._gait: Gait = "ended"
         self._made_of: tuple[Settings | None, tuple[str, ...], int] | None = None
-        self._step, self._follows, self._ticks = 0, True, 0
+        self._step, self._newest, self._follows, self._ticks = 0, 0, True, 0
         self._since = (0.0, 0)
         """When it was let go on, and at which step; for the rate."""
         self._rate = 0.0
@@ -166,8 +166,8 @@ class LinkedStage(Stage):
 
     @property
     def last_step(self) -> int:
-        """The newest step of any run."""
-        return max((len(session) for session in self._sessions if session is not None), default=1) - 1
+        """The newest that was told of all runs: their sessions may be ahead of it, one after the other."""
+        return self._newest
 
     def enter(self) -> None:
         self._in_sight = True
@@ -338,6 +338,7 @@ class LinkedStage(Stage):
         if self._made_of is None or self._made_of[1] != self._subjects.references:
             self._drop()
             self._made_of = self._runs = None
+            self._newest = 0
             self._settling.start()
             self._show_opening()
 
@@ -357,12 +358,13 @@ class LinkedStage(Stage):
                 self._runs, self._crossings = answer, Crossings()
                 begun = [session if session is not None and len(session) else None for session in answer.sessions]
                 self._firsts = [None if session is None else session[0].pixels for session in begun]
-                self._step, self._follows, self._ticks = 0, True, 0
+                self._step, self._newest, self._follows, self._ticks = 0, 0, True, 0
                 self._since, self._rate = (time.monotonic(), 0), 0.0
                 self._note(answer.crossing)
                 self._show_all()
             else:
                 self._note(answer.crossing)
+                self._newest = max(self._newest, *(one.index for one in answer.messages if isinstance(one, Step)), 0)
         self._grow()
 
     def _note(self, crossing: Crossing | None) -> None:
@@ -465,14 +467,16 @@ class LinkedStage(Stage):
         self._show_cursor()
 
     def _show_curves(self, model: int) -> None:
-        session = self._sessions[model] if model < len(self._sessions) else None
+        if model >= len(self._sessions):
+            return
+        session, column = self._sessions[model], self.panel.columns[model]
         if session is None or not len(session):
+            column.clear_curves()
             return
         chain, judged = self.panel.chosen, None
         if len(self._crossings):
             judged = np.exp(self._crossings.log_p[: len(session), model, :, chain])
         length = max(self._length, self.last_step)
-        column = self.panel.columns[model]
         column.show_curves(session.numbers, judged, chain, length)
         column.set_cursor(self._step)
 

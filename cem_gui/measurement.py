@@ -23,11 +23,6 @@ SetRequest: TypeAlias = Accuracy | Energies
 _SHOWN_MS: Final = 100
 """Results are drawn anew at most so often."""
 _ARCHIVES: Final = "Archives (*.tar *.tar.gz *.tgz *.tar.bz2 *.tar.xz *.zip);;All files (*)"
-_SMALL: Final = 64
-"""Pixels,"""
-_AT_ONCE, _OF_LARGE = 10, 4
-"""and how many images up to that size, and of larger ones, are attacked at once unless said otherwise: in pieces that
-are short on a CPU, so that curves appear soon and other measurements get their turn."""
 
 
 class Report(Protocol):
@@ -221,9 +216,7 @@ class Measurement(Stage):
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> SetRequest:
-        large = any(checkpoint.size > _SMALL for checkpoint in self._subjects.checkpoints)
-        batch = self.panel.choice.settings.batch or (_OF_LARGE if large else _AT_ONCE)
-        return self._request(self._subjects.subjects or (Subject(""),), batch)
+        return self._request(self._subjects.subjects or (Subject(""),), self.panel.choice.settings.batch)
 
     def _problem(self) -> str:
         """What is wrong with the settings, in a sentence."""

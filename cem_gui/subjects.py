@@ -22,6 +22,7 @@ class Subjects(QObject):
 
     changed = Signal()
     """Others are compared, or one of them is open now."""
+
     def __init__(
         self, files: Files, models: Models, panel: SubjectsPanel, settings: QSettings, window: QMainWindow
     ) -> None:

@@ -159,7 +159,7 @@ class MainWindow(QMainWindow):
 
     def _lay_out_status(self) -> None:
         self.status = QLabel()
-        self.hints = QLabel("Space run or pause  ·  . one step  ·  Esc stop  ·  drop images or checkpoints anywhere")
+        self.hints = QLabel()
         self.hints.setObjectName("muted")
         bar = self.statusBar()
         bar.setContentsMargins(8, 0, 8, 0)
@@ -531,6 +531,10 @@ class MainWindow(QMainWindow):
         self.acts.details.setEnabled(self.models.current is not None)
         something = self.player.session is not None if self.stage is None else self.stage.can_export
         self.acts.export.setEnabled(something and not self.exporter.busy)
+        keys = "Space runs or pauses  ·  . one step  ·  Esc stops  ·  drop images or checkpoints anywhere"
+        if self.stage is not None and not self.stage.has_steps:
+            keys = f"Space: {self.stage.run_text.replace('&', '').lower()}"
+        self.hints.setText(keys)
         self.hints.setVisible(not self.exporter.busy and self.runs.row.isHidden())
         self.acts.back.setEnabled(self.player.previous is not None)
         self._enable()

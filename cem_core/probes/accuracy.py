@@ -59,6 +59,7 @@ def accuracy(
     """
     data = datasets.open_labelled(request.data)
     opened = [subjects.open_subject(subject) for subject in request.subjects]
+    batch = subjects.at_once(request.batch, opened)
     checkpoints = tuple(checkpoint for _, checkpoint in opened)
     shared = subjects.shared(checkpoints, [(data.name, data.classes)])
     order, labels = subjects.judged(data, shared)
@@ -71,7 +72,7 @@ def accuracy(
     said: list[Note] = []
     skipped = subjects.noting(said)
     measured = [
-        _Measured(subject, one, subjects.restricted(one.model, columns), request.batch, go_on, said.append)
+        _Measured(subject, one, subjects.restricted(one.model, columns), batch, go_on, said.append)
         for subject, one, columns in zip(request.subjects, opened, shared.columns, strict=True)
     ]
 
@@ -81,12 +82,12 @@ def accuracy(
         return Images(pixels, labels[shown], tuple((request.attack.seed + shown).tolist()))
 
     lit = False
-    for first in range(0, len(order), request.batch):
+    for first in range(0, len(order), batch):
         by_size: dict[int, Images] = {}
         for number, model in enumerate(measured):
             size = model.opened.checkpoint.size
             if size not in by_size:
-                places = range(first, min(first + request.batch, len(order)))
+                places = range(first, min(first + batch, len(order)))
                 by_size[size] = read(places, size)
             images = by_size[size]
             if not len(images.labels):

@@ -38,20 +38,21 @@ def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Openin
     """
     data = datasets.open_labelled(request.data)
     opened = [subjects.open_subject(subject) for subject in request.subjects]
+    batch = subjects.at_once(request.batch, opened)
     checkpoints = tuple(checkpoint for _, checkpoint in opened)
     shared = subjects.shared(checkpoints, [(data.name, data.classes)])
     order, shown = subjects.judged(data, shared)
     labels = np.zeros(len(data), np.int64)
     labels[order] = shown
     said: list[Note] = []
-    measured = [_Measured(request, one, said.append, go_on) for one in opened]
+    measured = [_Measured(request, one, batch, said.append, go_on) for one in opened]
     generating = [each.generating for each in measured] if request.generated else []
     yield Opening(request, checkpoints, shared.classes, len(order), (*shared.notes, *generating), versions())
 
     skipped = subjects.noting(said)
     some = False
-    for first in range(0, max(len(order), request.generated), request.batch):
-        upto = first + request.batch
+    for first in range(0, max(len(order), request.generated), batch):
+        upto = first + batch
         pictures: dict[int, tuple[Bytes, datasets.Indices]] = {}
         for subject, (model, columns) in enumerate(zip(measured, shared.columns, strict=True)):
             size = model.opened.checkpoint.size
@@ -79,10 +80,10 @@ Work = Callable[[int, int], Tensor]
 class _Measured:
     """A model, how many images go through it at once, and what its attacks told."""
 
-    def __init__(self, request: Energies, opened: Opened, say: Callable[[Note], None], go_on: GoOn) -> None:
+    def __init__(self, request: Energies, opened: Opened, batch: int, say: Callable[[Note], None], go_on: GoOn) -> None:
         self.opened = opened
         self._request, self._say, self._go_on = request, say, go_on
-        self._batch = request.batch
+        self._batch = batch
         self._as_such: tuple[Light, ...] = ()
         self._cells: list[Cell] = []
         self._gaussians = starts.has_gaussians(opened.checkpoint)

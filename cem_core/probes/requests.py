@@ -86,11 +86,12 @@ class Accuracy(msgspec.Struct, frozen=True):
     eps: tuple[float, ...]
     """Radii in the norm of the attack, in pixel units of [0,1]; 0 is clean accuracy."""
     batch: int = 128
-    """Images that are attacked at once; halved where memory does not suffice."""
+    """Images that are attacked at once; halved where memory does not suffice. 0: few on a CPU, for quick answers, and
+    128 elsewhere."""
 
     def __post_init__(self) -> None:
         _models(self.subjects)
-        _whole("The batch", self.batch, 1, 100_000)
+        _whole("The batch", self.batch, 0, 100_000)
         if not self.eps:
             raise Refused("Give at least one ε, such as 0.5.")
         for eps in self.eps:
@@ -115,12 +116,13 @@ class Energies(msgspec.Struct, frozen=True):
     sampler: Sampler | None = None
     """What generates them; None: RCS from class Gaussians where there are any, else Langevin from noise."""
     batch: int = 128
+    """As of `Accuracy`."""
 
     def __post_init__(self) -> None:
         _models(self.subjects)
         _eps(self.eps, self.attack.norm)
         _whole("Generated images", self.generated, 0, 100_000)
-        _whole("The batch", self.batch, 1, 100_000)
+        _whole("The batch", self.batch, 0, 100_000)
 
 
 class Smallest(msgspec.Struct, frozen=True, eq=False):

@@ -1,8 +1,8 @@
 """The smallest ε that flips a model on one image, as an upper bound: a strong attack, and a bracket that it narrows.
 
-Some attacks run at once: away from the class, and towards each of the nearest others. First their balls follow them,
-and shrink where they flip (Pintor et al. 2021): where they end is the first upper bound. Then the same attacks are
-confined to smaller balls: where one flips, the upper bound falls; where none does, the lower one rises.
+Some attacks run at once: away from the class, and towards each of the likely others. First their balls follow them, and
+shrink where they flip (Pintor et al. 2021): where they end is the first upper bound. Then the best of them are confined
+to smaller balls: where one flips, the upper bound falls; where none does, the lower one rises.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Bound, Flip
 from cem_core.samplers import Logits
 
-_TARGETS: Final = 3
-"""Other classes that are attacked towards, the nearest …"""
-_LIKELY: Final = 10
-"""… among so many of the most likely."""
+_TARGETS: Final = 9
+"""Other classes that are attacked towards at first, the most likely ones."""
+_KEPT: Final = (4, 2)
+"""Attacks that go on after the first and the second quarter."""
+_AWAY: Final = -1
+"""Stands for any class but y, where an attack aims at a class."""
 _CLOSE: Final = 0.0025
 """The search ends when the bracket is no wider than this share of its upper end."""
 _HALVINGS: Final = 12
@@ -104,15 +106,17 @@ def search(logits_of: Logits, x: Tensor, y: int, norm: Norm, steps: int = 40, se
         yield Bracket(whole, math.inf, x)
         return
     scene = _Scene(logits_of, x, y, norm, whole)
-    targets = _nearest(scene, logits)
-    bracket = Bracket(0, math.inf, x)
-    flips = x[:0]
-    for flips in _approach(scene, targets, steps):
+    others = logits[0].index_fill(0, torch.tensor([y], device=x.device), -torch.inf)
+    likely = others.topk(min(_TARGETS, len(others) - 1)).indices
+    targets = torch.cat([likely, likely.new_tensor([_AWAY])])
+    bracket, flips = Bracket(0, math.inf, x), x[:0]
+    for flips, best in _approach(scene, targets, steps):
+        targets = best
         distance = samplers.length(flips - x, norm)
         yield bracket if not len(flips) else Bracket(0, float(distance.min()), flips[distance.argmin()][None])
     bracket = _narrowed(scene, bracket, flips)
     gap = _CLOSE
-    eps = bracket.high * (1 - gap) if len(flips) else whole / 8
+    eps = bracket.high * (1 - gap) if math.isfinite(bracket.high) else whole / 8
     while bracket.low < bracket.high * (1 - _CLOSE):
         for flips in _confined(scene, targets, bracket.adversarial, eps, steps, seed):
             yield bracket
@@ -142,17 +146,6 @@ class _Scene(NamedTuple):
     whole: float  # radius of the ball that holds all images
 
 
-def _nearest(scene: _Scene, logits: Tensor) -> Tensor:
-    """(R,) what each attack aims at: the classes that are nearest if the model is linear (DeepFool, Moosavi-Dezfooli et
-    al. 2016), and -1, which is any but y."""
-    others = logits[0].clone()
-    others[scene.y] = -torch.inf
-    likely = others.topk(min(_LIKELY, len(others) - 1)).indices
-    _, lead, gradient = _read(scene, scene.x.expand(len(likely), -1, -1, -1), likely)
-    nearest = likely[(-lead / _dual_length(gradient, scene.norm)).argsort()[:_TARGETS]]
-    return torch.cat([nearest, nearest.new_tensor([-1])])
-
-
 def _read(scene: _Scene, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass: whether each of R points flips, how far its objective leads, and its gradient.
 
@@ -164,7 +157,7 @@ def _read(scene: _Scene, points: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
         logits = scene.logits_of(leaf)
         y = torch.full_like(targets, scene.y)
         towards = (logits.gather(1, targets.clamp_min(0)[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-        lead = torch.where(targets < 0, attacks.log_odds(logits, y), towards)
+        lead = torch.where(targets == _AWAY, attacks.log_odds(logits, y), towards)
         (gradient,) = torch.autograd.grad(lead.sum(), leaf)
     return _flipped(logits.detach(), scene.y), lead.detach(), gradient
 
@@ -191,31 +184,39 @@ def _moved(scene: _Scene, points: Tensor, gradient: Tensor, length: Tensor, radi
     return (scene.x + offset).clamp(0, 1)
 
 
-def _approach(scene: _Scene, targets: Tensor, steps: int) -> Iterator[Tensor]:
-    """Attacks whose balls follow them (Pintor et al. 2021); after each step, the nearest point of each that flips.
+def _approach(scene: _Scene, targets: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attacks whose balls follow them (Pintor et al. 2021).
 
-    Until an attack flips, its ball reaches as far as a linear model would have to go; then the ball shrinks a little
-    where the point in it flips, and grows a little where it does not. All attacks make steps/2 steps, and the two that
-    came nearest go on for as many steps as an attack has.
+    Until an attack flips, its ball reaches a little further than it must if the model is linear; then the ball shrinks
+    a little where the point in it flips, and grows a little where it does not. All attacks make a quarter of the steps,
+    the four that came nearest another quarter, and the best two all steps of an attack.
+
+    Yields:
+        After each step the nearest points that flip, and what the attacks aim at, or the last four.
     """
-    first = max(1, steps // 2)
+    quarter = max(1, steps // 4)
+    last = 2 * quarter + steps
+    aims = targets
     points = scene.x.expand(len(targets), -1, -1, -1)
     nearest, found = points.clone(), torch.full((len(targets),), math.inf, device=points.device)
     radius = torch.zeros_like(found)
-    for i in range(first + steps + 1):
-        if i == first:
-            best = found.argsort()[:2]
+    for i in range(last + 1):
+        if i in (quarter, 2 * quarter):
+            best = found.argsort(stable=True)[: _KEPT[i // quarter - 1]]
+            aims = targets[best] if i == quarter else aims
             points, targets, nearest, found, radius = (t[best] for t in (points, targets, nearest, found, radius))
         flips, lead, gradient = _read(scene, points, targets)
         distance = samplers.length(points - scene.x, scene.norm)
         better = flips & (distance < found)
         nearest = torch.where(better.view(-1, 1, 1, 1), points, nearest)
         found = torch.where(better, distance, found)
-        yield nearest[found.isfinite()]
-        early = _decay(i, first + steps)
+        yield nearest[found.isfinite()], aims
+        early = _decay(i, last)
         change = 0.002 + 0.1 * early
         reaching = distance - lead / _dual_length(gradient, scene.norm).clamp_min(torch.finfo(lead.dtype).tiny)
-        growing = torch.where(found.isfinite(), torch.minimum(radius * (1 + change), found * (1 - 0.002)), reaching)
+        growing = torch.where(
+            found.isfinite(), torch.minimum(radius * (1 + change), found * (1 - 0.002)), reaching * (1 + change)
+        )
         radius = torch.where(flips, torch.minimum(radius, distance) * (1 - change), growing).clamp(0, scene.whole)
         points = _moved(scene, points, gradient, radius * (0.02 + 2 * early), radius)
 
@@ -225,12 +226,13 @@ def _confined(
 ) -> Iterator[Tensor]:
     """Attacks in a ball of radius eps; after each step, the points of it that flip.
 
-    Those towards a class begin at the image, the one away from y at a random point of the ball, and one more at the
-    point of the ball that is nearest to the adversarial one known so far. Steps shrink from eps to a hundredth of it.
+    Those towards a class begin at the image, one away from y at a random point of the ball, and one more at the point
+    of the ball that is nearest to the adversarial one known so far. Steps shrink from eps to a hundredth of it.
     """
-    row = attacks.pgd(scene.norm, eps)
-    random = samplers.begin(row, scene.x, targets[:1], (seed,)).x
-    starts = [*([scene.x] * (len(targets) - 1)), random]
+    towards = targets[targets != _AWAY][: _KEPT[0] - 1]
+    targets = torch.cat([towards, towards.new_tensor([_AWAY])])
+    random = samplers.begin(attacks.pgd(scene.norm, eps), scene.x, targets[:1], (seed,)).x
+    starts = [*([scene.x] * len(towards)), random]
     scale = torch.full((len(targets),), eps, device=targets.device)
     if not torch.equal(adversarial, scene.x):
         starts.append(adversarial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from cem_core.probes.requests import Subject
 from cem_core.probes.results import Note
 from cem_core.runner import out_of_memory
 from cem_core.samplers import Logits
+
+_SMALL: Final = 64
+"""Side of images, in pixels,"""
+_FEW, _FEWER, _ON_GPU = 10, 4, 128
+"""and how many up to that side, and of larger ones, are soon answered on a CPU; and so many elsewhere."""
 
 
 class Opened(NamedTuple):
@@ -159,6 +164,15 @@ def tensor(pixels: Bytes, opened: Opened) -> Tensor:
     if opened.checkpoint.channels == 1:  # as Pillow does; grey pictures keep their values
         pixels = ((pixels @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[..., None]
     return (torch.from_numpy(pixels).to(opened.model.device).permute(0, 3, 1, 2).float() / 255).contiguous()
+
+
+def at_once(batch: int, opened: Sequence[Opened]) -> int:
+    """The batch that a request says; or if it leaves that open, what suits the device and the size of the images."""
+    if batch:
+        return batch
+    if all(model.device.type != "cpu" for model, _ in opened):
+        return _ON_GPU
+    return _FEW if all(checkpoint.size <= _SMALL for _, checkpoint in opened) else _FEWER
 
 
 def halving(first: int, last: int, batch: int, work: Callable[[int, int], None], say: Callable[[Note], None]) -> int:

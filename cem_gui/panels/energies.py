@@ -141,7 +141,7 @@ class EnergiesPanel(MeasureView):
 
     def _lay_out_results(self) -> None:
         self.trust = Card("Why trust this?")
-        self.trust.setFixedWidth(300)
+        self.trust.setFixedWidth(264)
         self.trust.body.addWidget(self.chosen)
         self.trust.body.addWidget(self.lights, 1)
         self.trust.hide()

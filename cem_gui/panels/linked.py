@@ -119,7 +119,7 @@ class Column(QFrame):
             plot.restyle()
 
     def show_model(self, checkpoint: Checkpoint) -> None:
-        """Its name, and nothing of a run yet."""
+        """Its name, and no images yet."""
         self.name.setText(checkpoint.name)
         training = checkpoint.fact("training")
         self._title = f"{checkpoint.title} · {training.value}" if training is not None else checkpoint.title
@@ -129,8 +129,6 @@ class Column(QFrame):
         self.difference.show_pixels(None)
         self.target.show_shares(())
         self.top.show_shares(())
-        for plot in (self.energy, self.probability):
-            plot.show_series({}, _NO_REST, 1)
 
     def show_problem(self, sentence: str) -> None:
         """Why it went no further; empty: it did."""
@@ -150,6 +148,11 @@ class Column(QFrame):
         arrow = "←" if step.sampler.a < 0 else "→"
         self.target.show_shares([Share(f"{arrow} {classes[label]}", float(p[label]), True)])
         self.top.show_shares([Share(classes[k], float(p[k]), bool(k == label)) for k in np.argsort(-p)[:_TOP]])
+
+    def clear_curves(self) -> None:
+        """There is no run to draw."""
+        for plot in (self.energy, self.probability):
+            plot.show_series({}, _NO_REST, 1)
 
     def show_curves(self, numbers: Numbers, judged: Floats | None, chain: int, length: int) -> None:
         """judged: (T, N) p(y|x) that each model gives the images of this one; None for a single model."""

@@ -53,6 +53,11 @@ class MeasureView(QWidget):
         self.notes.setAccessibleName("What was met on the way")
         self._notes_card = Card("Notes")
         self.notes.setViewportMargins(0, 0, 0, 0)  # in line with the heading
+        self.notes.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.notes.setMinimumHeight(48)
+        policy = self.notes.sizePolicy()
+        policy.setHeightForWidth(False)  # as high as it needs to be, if there is room
+        self.notes.setSizePolicy(policy)
         self._notes_card.body.addWidget(self.notes)
         self.notice = Notice()
         self.empty = QLabel(empty)

@@ -162,7 +162,7 @@ def test_results_stay_until_others_come(window, stage, wait, folder: Path, monke
     window.subjects.choose(1, str(saved(tmp_path / "another.safetensors", weights(5))))
     wait(lambda: window.subjects.ready)
     assert stage.panel.plot.about.text() == f"{shown} · not yet measured with what is chosen now"
-    assert "net-1" in stage.panel.plot.legend.text()
+    assert "net-1" in stage.panel.table.topLevelItem(1).text(0)
 
     (tmp_path / "empty").mkdir()
     stage.panel.choice.choose_path(str(tmp_path / "empty"))
@@ -171,7 +171,7 @@ def test_results_stay_until_others_come(window, stage, wait, folder: Path, monke
     assert stage.panel.notice.isVisible()
     assert "empty" in stage.panel.notice.text.text()
     assert stage.status == "Ended early: nothing was measured"
-    assert "net-1" in stage.panel.plot.legend.text()
+    assert "net-1" in stage.panel.table.topLevelItem(1).text(0)
     assert stage.can_export
     stage.stop()
     assert not stage.panel.notice.isVisible()
@@ -180,7 +180,7 @@ def test_results_stay_until_others_come(window, stage, wait, folder: Path, monke
     QTest.mouseClick(stage.panel.measure, Qt.MouseButton.LeftButton)
     wait(lambda: not stage.busy)
     assert stage.panel.plot.about.text() == shown
-    assert "another" in stage.panel.plot.legend.text()
+    assert "another" in stage.panel.table.topLevelItem(1).text(0)
 
 
 def test_unreadable_images_are_skipped_and_listed(stage, wait, folder: Path, monkeypatch) -> None:
