@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from cem_core import presets, samplers
 from cem_core.messages import Norm, Refused, Sampler
-from cem_core.probes.measuring import Cancelled, GoOn
+from cem_core.probes.measuring import GoOn, asking
 from cem_core.probes.requests import ATTACKS, Attack
 from cem_core.samplers import Logits, Reading, State
 
@@ -96,17 +96,6 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """(B,) log (1-p(y|x))/p(y|x). The cross-entropy is its softplus, and unlike it never saturates."""
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.logsumexp(1) - logits.gather(1, y[:, None]).squeeze(1)
-
-
-def asking(logits_of: Logits, go_on: GoOn) -> Logits:
-    """The same logits, but `Cancelled` is raised before a forward pass that is not wanted any more."""
-
-    def logits(x: Tensor) -> Tensor:
-        if not go_on():
-            raise Cancelled
-        return logits_of(x)
-
-    return logits
 
 
 def judged(logits_of: Logits, x: Tensor) -> Tensor:

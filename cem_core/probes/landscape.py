@@ -18,10 +18,10 @@ from torch import Tensor
 
 from cem_core import energies, presets, samplers
 from cem_core.messages import Floats
-from cem_core.probes.measuring import GoOn
+from cem_core.probes.measuring import GoOn, asking
 from cem_core.probes.requests import Landscape
 from cem_core.probes.results import Note, Plane, Survey
-from cem_core.probes.subjects import asking, check_images, halving, open_subject
+from cem_core.probes.subjects import check_images, halving, open_subject
 from cem_core.samplers import Logits
 
 Doubles: TypeAlias = NDArray[np.float64]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from cem_core import energies
 from cem_core.messages import Floats, Refused
-from cem_core.probes.measuring import GoOn
+from cem_core.probes.measuring import GoOn, asking
 from cem_core.probes.requests import Lens
 from cem_core.probes.results import Note, Split
-from cem_core.probes.subjects import asking, check_images, halving, open_subject
+from cem_core.probes.subjects import check_images, halving, open_subject
 from cem_core.samplers import Logits, length
 
 

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cem_core.messages import Refused
 from cem_core.probes.requests import Accuracy, Energies, Landscape, Lens, Request, Smallest
 from cem_core.probes.results import Answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cem_core.samplers import Logits
 
 GoOn = Callable[[], bool]
 
 
 class Cancelled(Exception):
     """Somebody does not want the answer any more."""
+
+
+def asking(logits_of: Logits, go_on: GoOn) -> Logits:
+    """The same logits; before each forward pass it asks whether to go on, and raises Cancelled if not."""
+
+    def logits(x: Tensor) -> Tensor:
+        if not go_on():
+            raise Cancelled
+        return logits_of(x)
+
+    return logits
 
 
 def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None = None) -> Iterator[Answer]:

@@ -20,7 +20,7 @@ from cem_core import images, samplers
 from cem_core.messages import Checkpoint, Floats, Norm, Refused
 from cem_core.probes import attacks, subjects
 from cem_core.probes.classes import alike
-from cem_core.probes.measuring import GoOn
+from cem_core.probes.measuring import GoOn, asking
 from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Bound, Flip
 from cem_core.samplers import Logits
@@ -58,7 +58,7 @@ def smallest(request: Smallest, go_on: GoOn = lambda: True) -> Iterator[Bound | 
     opened = [subjects.open_subject(subject) for subject in request.subjects]
     labels = [_label(request.label, checkpoint) for _, checkpoint in opened]
     for subject, (model, checkpoint) in enumerate(opened):
-        logits_of = attacks.asking(model, go_on)
+        logits_of = asking(model, go_on)
         x = torch.from_numpy(_pixels(request, checkpoint))[None].to(model.device)
         before = attacks.judged(logits_of, x)
         label = labels[subject]

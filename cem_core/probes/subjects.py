@@ -16,7 +16,6 @@ from cem_core.images import Bytes
 from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.models import Model
 from cem_core.probes.classes import alike as alike
-from cem_core.probes.measuring import Cancelled, GoOn
 from cem_core.probes.requests import Subject
 from cem_core.probes.results import Note
 from cem_core.runner import out_of_memory
@@ -51,17 +50,6 @@ def check_images(known: Checkpoint, pixels: Floats, label: int | None = None) ->
         raise Refused(f"{known.name} takes images of {takes}, not {given}: choose a model for these, or other images.")
     if label is not None and not 0 <= label < len(known.classes):
         raise Refused(f"{known.name} has no class {label}: it has 0 to {len(known.classes) - 1}.")
-
-
-def asking(logits_of: Logits, go_on: GoOn) -> Logits:
-    """The same logits; before each forward pass it asks whether to go on, and raises Cancelled if not."""
-
-    def logits(x: Tensor) -> Tensor:
-        if not go_on():
-            raise Cancelled
-        return logits_of(x)
-
-    return logits
 
 
 # What they have in common -----------------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ IMAGES: Final = 4
 """Chains of each model unless somebody asks for more."""
 MOST_IMAGES: Final = 32
 _TOP: Final = 5
-_WIDE: Final = 400
+_WIDE: Final = 350
 """Width of a column from which on image and difference stand side by side."""
 _PAD: Final = 12
-_LEAST: Final = 96
+_LEAST: Final = 64
 """Side of an image."""
 _SIDE: Final = 204
 _NO_REST: Final = np.zeros((1, 1), np.float32)
@@ -96,7 +96,7 @@ class Column(QFrame):
         head.addWidget(self.name, 1)
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(12)
+        self._grid.setHorizontalSpacing(10)
         self._grid.setVerticalSpacing(8)
         self._grid.setColumnStretch(0, 1)
         self._grid.setColumnStretch(1, 1)
@@ -275,7 +275,6 @@ class LinkedPanel(QWidget):
         area.setWidget(self._beside)
         area.setWidgetResizable(True)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
 
         self.thumbs = Thumbs("Images of the linked runs")
         self.thumbs.selected.connect(self.selected)

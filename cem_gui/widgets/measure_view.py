@@ -105,7 +105,7 @@ class MeasureView(QWidget):
         right.addWidget(self.notice)
         right.addWidget(self._pages, 1)
         both = QHBoxLayout(self)
-        both.setContentsMargins(0, 0, 0, 0)
+        both.setContentsMargins(4, 0, 4, 0)
         both.setSpacing(8)
         both.addWidget(scrolling)
         both.addLayout(right, 1)

@@ -29,7 +29,7 @@ class Shares(QWidget):
         self._shares: Sequence[Share] = ()
         self._row = self.fontMetrics().height() + _BAR + 5
         self.setAccessibleName(name)
-        self.setMinimumWidth(90)
+        self.setMinimumWidth(70)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     @property

@@ -23,7 +23,7 @@ class SmallPlot(Plot):
         self.body.setContentsMargins(0, 0, 0, 0)
         self.body.setSpacing(2)
         font = self.legend.font()
-        font.setPointSizeF(font.pointSizeF() * 0.9)
+        font.setPointSizeF(font.pointSizeF() * 0.87)
         self.legend.setFont(font)
         self.legend.setWordWrap(False)
         self.legend.setToolTip(about)
@@ -35,18 +35,19 @@ class SmallPlot(Plot):
         step = self._step if self._hover is None else self._hover
         lines = ("━", "─") if len(self._series) == 2 else ("─",)
         drawn = [(line, *one) for line, one in zip(lines, self._series.items(), strict=False)]
-        drawn += [("┄", *one) for one in self._other.items()]
+        many = len(self._other) > 1  # there is no room for more than their names
+        drawn += [("" if many else "┄", *one) for one in self._other.items()]
         parts = []
-        if drawn and self._quantity:
+        if drawn and self._quantity and not many:
             parts.append(f'<span style="color:{theme.now().muted}">{html.escape(self._quantity)}</span>')
         for line, name, (colour, values) in drawn:
             if len(values):
                 value = short(float(values[min(step, len(values) - 1)]))
-                told = value if line == "┄" else f"<b>{value}</b>"
+                told = f"<b>{value}</b>" if name in self._series else value
                 parts.append(
-                    f'<span style="color:{getattr(theme.now(), colour)}">{line}{html.escape(name)}</span> {told}'
+                    f'<span style="color:{getattr(theme.now(), colour)}">{line}{html.escape(name)}</span>&nbsp;{told}'
                 )
-        self.legend.setText(" &nbsp;".join(parts))
+        self.legend.setText(" ".join(parts) if many else " &nbsp;".join(parts))
 
 
 def short(value: float) -> str:

@@ -155,7 +155,7 @@ def test_the_curves_are_the_chosen_chains_and_what_the_others_say_is_dashed(pane
     assert np.array_equal(column.probability._other[SYMBOLS[2]][1], judged[:, 2])
     column.set_cursor(4)
     for symbol, value in ((SYMBOLS[0], judged[4, 0]), (SYMBOLS[2], judged[4, 2])):
-        assert f"┄{symbol}</span> {value:.2f}" in column.probability.legend.text()
+        assert f"{symbol}</span>&nbsp;{value:.2f}" in column.probability.legend.text()
 
 
 def test_a_click_into_a_plot_goes_to_its_step(panel: LinkedPanel) -> None:
@@ -185,7 +185,14 @@ def test_columns_are_equally_wide_and_their_rows_aligned(panel: LinkedPanel, cou
         places = [place(panel, getattr(column, part)) for column in columns]
         assert len({(where.top(), where.height()) for where in places}) == 1, part
         assert all(where.height() > 20 for where in places), part
-    assert columns[0].image.place().width() >= 96
+    assert columns[0].image.place().width() >= 64
+    judged = np.full((6, count), 0.5, np.float32)
+    for column, session in zip(columns, sessions, strict=True):
+        column.show_curves(session.numbers, judged, 0, 10)
+        for plot in (column.energy, column.probability):
+            assert plot.legend.sizeHint().width() <= plot.legend.width(), "nothing is cut off"
+    where = place(panel, columns[-1])
+    assert where.right() < place(panel, panel.transfer).left()
 
 
 def test_long_names_and_many_classes_fit(panel: LinkedPanel) -> None:
