@@ -67,7 +67,9 @@ def test_a_smooth_model_is_fine(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize(
-    "masked", [staircase, lambda x: 1000 * smooth()(x), lambda x: smooth()(x.detach()) + 0 * x.mean()], ids=str
+    "masked",
+    [staircase, lambda x: 1000 * smooth()(x), lambda x: smooth()(x.detach()) + 0 * x.mean()],
+    ids=["staircase", "large", "detached"],
 )
 def test_masked_gradients_do_not_reach_every_image_without_bounds(masked: Logits, norm: Norm) -> None:
     light = seen_of(masked, norm=norm)["unbounded"]
