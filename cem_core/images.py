@@ -5,6 +5,7 @@ Pixels of a model are float32 `(…, C, H, W)` in [0,1]; pictures for the eye ar
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -139,6 +140,13 @@ def signed_scale(values: Floats) -> Floats:
     sizes = np.abs(np.nan_to_num(values, posinf=0.0, neginf=0.0)).reshape(len(values), -1)
     most = np.percentile(sizes, 99.5, axis=1, method="lower")
     return np.where(most > 0, most, sizes.max(axis=1)).astype(np.float32)  # hardly anything but zeros
+
+
+def png(picture: Bytes) -> bytes:
+    """(H, W, 3) as a file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
 
 
 def tile(pixels: Bytes, columns: int, gap: int = 0, background: Colour = 255) -> Bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -89,7 +90,9 @@ def _labels(classes: Sequence[str], known: Sequence[str]) -> dict[int, int]:
     ours, theirs = [[alike(name) for name in names] for names in (classes, known)]
     if ours == theirs:
         return {i: i for i in range(len(ours))}
-    return {i: theirs.index(key) for i, key in enumerate(ours) if ours.count(key) == theirs.count(key) == 1}
+    times, others = Counter(ours), Counter(theirs)
+    place = {key: i for i, key in enumerate(theirs)}
+    return {i: place[key] for i, key in enumerate(ours) if times[key] == others[key] == 1}
 
 
 def _some_of(shared: Sequence[str]) -> str:

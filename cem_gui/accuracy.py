@@ -8,6 +8,7 @@ from cem_core.probes.report import Report
 from cem_core.probes.requests import Accuracy, Subject
 from cem_core.probes.results import Answer, Cell
 from cem_gui import measurement
+from cem_gui.files import Files
 from cem_gui.measurement import Measurement, Pace
 from cem_gui.panels.accuracy import AccuracyPanel
 from cem_gui.prober import Prober
@@ -18,9 +19,9 @@ class AccuracyStage(Measurement):
     title = "Accuracy"
     tip = "Accuracy against ε over a set of images"
 
-    def __init__(self, prober: Prober, subjects: Subjects, settings: QSettings, parent: QObject) -> None:
+    def __init__(self, prober: Prober, subjects: Subjects, files: Files, settings: QSettings, parent: QObject) -> None:
         self.panel: AccuracyPanel
-        super().__init__(AccuracyPanel(), "accuracy", prober, subjects, settings, parent)
+        super().__init__(AccuracyPanel(), "accuracy", prober, subjects, files, settings, parent)
 
     def _request(self, subjects: tuple[Subject, ...], batch: int) -> Accuracy:
         choice = self.panel.choice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from PySide6.QtCore import QByteArray, Qt
 from PySide6.QtGui import QAction
@@ -10,9 +11,12 @@ from PySide6.QtWidgets import QDockWidget, QMainWindow, QScrollArea, QTabWidget,
 
 from cem_gui.widgets.grip import Grip
 
+_EVOLUTION: Final = "Evolution"
+
 
 class Docks:
-    """Model and sampler left, curves and recorded runs right. The window that holds them saves and restores them."""
+    """Model and sampler left, curves and recorded runs right. Each view of the centre has an arrangement of its own;
+    that of the evolution is kept between two starts of the program."""
 
     def __init__(
         self, window: QMainWindow, model: QWidget, sampler: QWidget, run: QWidget, curves: QWidget, runs: QWidget
@@ -37,8 +41,11 @@ class Docks:
         window.setCorner(Qt.Corner.BottomLeftCorner, areas.LeftDockWidgetArea)
         window.setCorner(Qt.Corner.BottomRightCorner, areas.RightDockWidgetArea)
         self._beginning = window.saveState()
-        self._own: QByteArray | None = None
-        """The arrangement of the evolution, while another view is shown."""
+        self._view = _EVOLUTION
+        self._names: Collection[str] | None = None
+        """Those that stand beside the view unless the person shows others; None: all."""
+        self._left: dict[str, QByteArray] = {}
+        """How the views that are not shown were left."""
 
     @property
     def toggles(self) -> list[QAction]:
@@ -53,26 +60,30 @@ class Docks:
     @property
     def state(self) -> QByteArray:
         """What is to be saved: the arrangement of the evolution."""
-        return self._window.saveState() if self._own is None else self._own
+        return self._window.saveState() if self._view == _EVOLUTION else self._left[_EVOLUTION]
 
-    def show_for(self, names: Collection[str] | None) -> None:
-        """Leave the view beside which they stand only these; None: all as they were."""
-        if names is None:
-            if self._own is not None:
-                self._window.restoreState(self._own)
-                self._own = None
-            return
-        if self._own is None:
-            self._own = self._window.saveState()
-        for dock in self._docks:
-            dock.setVisible(dock.objectName() in names)
+    def show_for(self, view: str, names: Collection[str] | None) -> None:
+        """Another view is shown: arrange as the person left it, the first time only these; None: all, the evolution."""
+        self._left[self._view] = self._window.saveState()
+        self._view, self._names = view, names
+        if (left := self._left.get(view)) is not None:
+            self._window.restoreState(left)
+        else:
+            self._leave_only(names)
 
     def reset(self) -> None:
-        self._own = None
+        """Every view as in the beginning."""
+        self._left.clear()
         self._window.restoreState(self._beginning)
-        for dock in self._docks:
-            dock.show()
+        self._leave_only(None)
         self.size()
+        if self._view != _EVOLUTION:
+            self._left[_EVOLUTION] = self._window.saveState()
+            self._leave_only(self._names)
+
+    def _leave_only(self, names: Collection[str] | None) -> None:
+        for dock in self._docks:
+            dock.setVisible(names is None or dock.objectName() in names)
 
     def size(self) -> None:
         side = max(280, min(420, self._window.width() * 23 // 100))

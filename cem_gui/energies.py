@@ -8,6 +8,7 @@ from cem_core.probes.energy_report import EnergyReport
 from cem_core.probes.requests import Energies, Subject
 from cem_core.probes.results import Answer, Sample
 from cem_gui import measurement
+from cem_gui.files import Files
 from cem_gui.measurement import Measurement, Pace
 from cem_gui.panels.energies import EnergiesPanel
 from cem_gui.prober import Prober
@@ -18,9 +19,9 @@ class EnergiesStage(Measurement):
     title = "Energies"
     tip = "How well E(x) tells clean images from adversarial and generated ones"
 
-    def __init__(self, prober: Prober, subjects: Subjects, settings: QSettings, parent: QObject) -> None:
+    def __init__(self, prober: Prober, subjects: Subjects, files: Files, settings: QSettings, parent: QObject) -> None:
         self.panel: EnergiesPanel
-        super().__init__(EnergiesPanel(), "energies", prober, subjects, settings, parent)
+        super().__init__(EnergiesPanel(), "energies", prober, subjects, files, settings, parent)
 
     def _request(self, subjects: tuple[Subject, ...], batch: int) -> Energies:
         choice = self.panel.choice

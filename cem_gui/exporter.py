@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import deque
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QSettings, QStandardPaths, Signal, Slot
@@ -28,6 +30,9 @@ class Exporter(QObject):
         self.row = ExportRow()
         self.row.hide()
         self._files = files
+        self._rest: deque[tuple[Session, Path]] = deque()
+        """Runs that are still to be written, and where."""
+        self._choices, self._folder = Export(), ""
         self.row.cancelled.connect(files.cancel)
         files.exporting.connect(self.row.show_progress)
         files.exported.connect(self._exported)
@@ -36,8 +41,9 @@ class Exporter(QObject):
     def busy(self) -> bool:
         return not self.row.isHidden()
 
-    def ask(self, session: Session) -> None:
-        """Let the person choose what to write and where."""
+    def ask(self, *sessions: Session) -> None:
+        """Let the person choose what to write and where; of several runs each gets a folder in that."""
+        session = min(sessions, key=len)  # what can be chosen of it, can of all
         dialog = ExportDialog(session, self._free_folder(session), self._parent)
         dialog.measure_wanted.connect(lambda choices: self._files.measure(session, choices))
         self._files.measured.connect(dialog.show_fidelity)
@@ -46,13 +52,22 @@ class Exporter(QObject):
         self._files.stop_measuring()
         if chosen:
             self._settings.setValue("exports", str(dialog.folder.parent))
-            self.begin(session, dialog.folder, dialog.choices)
+            self.begin(sessions[0], dialog.folder, dialog.choices, *sessions[1:])
         dialog.deleteLater()
 
-    def begin(self, session: Session, folder: Path, choices: Export) -> None:
-        self.row.begin()
+    def begin(self, session: Session, folder: Path, choices: Export, *others: Session) -> None:
+        """Write a run into a folder, or several into folders of their own in it, one after the other."""
+        runs = (session, *others)
+        places = [folder / _named(i, run) for i, run in enumerate(runs, 1)] if others else [folder]
+        self._rest = deque(zip(runs, places, strict=True))
+        self._choices, self._folder = choices, str(folder)
+        self._next()
         self.began.emit()
-        self._files.export(session, str(folder), choices)
+
+    def _next(self) -> None:
+        session, folder = self._rest.popleft()
+        self.row.begin()
+        self._files.export(session, str(folder), self._choices)
 
     def _free_folder(self, session: Session) -> Path:
         documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
@@ -65,5 +80,16 @@ class Exporter(QObject):
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:
+        if folder and self._rest:
+            self._next()
+            return
+        self._rest.clear()
         self.row.hide()
-        self.ended.emit(folder, problem)
+        self.ended.emit(folder and self._folder, problem)
+
+
+def _named(number: int, session: Session) -> str:
+    """A folder for the run of one of several models, whatever that is called."""
+    checkpoint = session.start.checkpoint
+    stem = checkpoint.name.removesuffix(Path(checkpoint.path).suffix)
+    return f"{number}-{re.sub(r'[^A-Za-z0-9.-]+', '-', stem)[:60].strip('-.') or 'model'}"

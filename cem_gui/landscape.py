@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from PySide6.QtCore import QObject, QStandardPaths, QTimer, Signal, Slot
-from PySide6.QtWidgets import QFileDialog
+from PySide6.QtCore import QObject, QSettings, QTimer, Slot
 
 from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.probes import landscape_report as report
@@ -22,10 +19,9 @@ from cem_gui.files import Files, OpenModel
 from cem_gui.models import Models
 from cem_gui.panels.landscape import Choices, LandscapePanel
 from cem_gui.prober import Job, Prober
+from cem_gui.results import Results, fresh
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
-
-log = logging.getLogger(__name__)
 
 POINTS: Final = 256
 """Steps of a run that its plane is made of, at most."""
@@ -40,14 +36,13 @@ class LandscapeStage(Stage):
     samples = False
     has_steps = False
 
-    _written = Signal(str, str)
-    """Folder, and a sentence if that failed; from the file thread."""
-
-    def __init__(self, prober: Prober, models: Models, sight: Sight, files: Files, parent: QObject) -> None:
+    def __init__(
+        self, prober: Prober, models: Models, sight: Sight, files: Files, settings: QSettings, parent: QObject
+    ) -> None:
         self.panel: LandscapePanel
         super().__init__(LandscapePanel(), parent)
-        self._prober, self._files = prober, files
-        self._models, self._sight = models, sight
+        self._prober, self._models, self._sight = prober, models, sight
+        self._results = Results(files, settings, self)
         self._entered = False
         self._job: Job | None = None
         self._gathering: _Gathering | None = None
@@ -72,7 +67,7 @@ class LandscapeStage(Stage):
         self.panel.changed.connect(self._changed)
         self.panel.run_wanted.connect(self.run_or_pause)
         self.panel.export_wanted.connect(self.export)
-        self._written.connect(self._exported)
+        self._results.written.connect(self._exported)
         self.changed.connect(self._show_run)
 
     # ---- what the window asks ----------------------------------------------------------------------------------------
@@ -107,6 +102,9 @@ class LandscapeStage(Stage):
     def leave(self) -> None:
         self._entered = False
 
+    def say(self, sentence: str) -> None:
+        self.panel.notice.say(sentence)
+
     def restyle(self) -> None:
         self.panel.restyle()
 
@@ -133,6 +131,9 @@ class LandscapeStage(Stage):
         """Draw what is in sight, if the tab is, and nothing is drawn of it yet."""
         if not self._entered:
             return
+        session = self._sight.session
+        moved = session is not None and sum(map(session.kept, range(len(session)))) > 2
+        self.panel.suggest("along" if moved else "around")
         self._show_model()
         if self._hindrance():
             self._empty()
@@ -150,9 +151,9 @@ class LandscapeStage(Stage):
 
     def _of(self) -> tuple[object, ...]:
         """What a picture would be of now."""
-        model, choices = self._models.current, self.panel.choices
-        step = self._sight.step if choices.which == "around" else -1
-        return (model, self._sight.session, self._sight.chain, step, choices.which)
+        session, which = self._sight.session, self.panel.choices.which
+        step = self._sight.step if which == "around" else len(session or ())
+        return (self._models.current, session, self._sight.chain, step, which)
 
     def _hindrance(self) -> str:
         """Why nothing can be drawn, and what to do; empty if it can."""
@@ -308,35 +309,19 @@ class LandscapeStage(Stage):
     @Slot()
     def export(self) -> None:
         """Let the person choose where, and write the map and its numbers into a folder of their own there."""
-        if self._survey is None:
-            return
-        documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
-        folder = QFileDialog.getExistingDirectory(self.panel, "Export the landscape to a new folder in", documents)
-        if folder:
-            self.write(Path(folder))
+        if self.can_export and (parent := self._results.ask(self.panel, "Export the landscape to a new folder in")):
+            self.write(parent)
 
     def write(self, parent: Path) -> None:
-        """landscape.png, landscape.csv and landscape.json in a new folder; on the file thread, as it takes seconds."""
+        """landscape.png, landscape.csv and landscape.json in a new folder."""
         if self._survey is None or self._plane is None or self._request is None:
             return
         plane, survey, (title, about) = self._plane, self._survey, self._told_of(self._request)
         self._said = "exporting …"
-        self._files.ask(lambda: self._write(parent, plane, survey, title, about))
+        self._results.write(
+            fresh(parent, "landscape"), lambda folder: report.write(folder, plane, survey, title, about)
+        )
         self.changed.emit()
-
-    def _write(self, parent: Path, plane: Plane, survey: Survey, title: str, about: dict[str, object]) -> None:
-        """On the file thread."""
-        numbered = (parent / name for name in ("landscape", *(f"landscape-{i}" for i in range(2, 1000))))
-        folder = next((path for path in numbered if not os.path.lexists(path)), parent / "landscape")
-        problem = ""
-        try:
-            report.write(folder, plane, survey, title, about)
-        except Refused as refused:
-            problem = str(refused)
-        except Exception as error:
-            log.exception("export to %s failed", folder)
-            problem = f"The export failed ({error}): the log file has the details."
-        self._written.emit(str(folder), problem)
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:

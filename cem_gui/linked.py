@@ -71,6 +71,8 @@ class LinkedStage(Stage):
     samples = True
     has_steps = True
 
+    export_wanted = Signal(tuple)
+    """The sessions, one a model."""
     recorded = Signal()
     """Runs are over that have folders among the sessions."""
 
@@ -172,12 +174,18 @@ class LinkedStage(Stage):
     def enter(self) -> None:
         self._in_sight = True
         self._show_all()
-        if not self._under_way and self._is_stale:
+        if self._under_way:
+            if self._setup.settings is not None:
+                self._numbers_changed(self._setup.settings.sampler)
+        elif self._is_stale:
             self._settle()
 
     def leave(self) -> None:
         self._in_sight = False
         self.timeline.loop.setChecked(False)
+
+    def say(self, sentence: str) -> None:
+        self.panel.notice.say(sentence)
 
     def restyle(self) -> None:
         self.panel.restyle()
@@ -203,6 +211,11 @@ class LinkedStage(Stage):
             self._set_gait("paused")
 
     @Slot()
+    def loop(self) -> None:
+        if self._runs is not None:
+            self.timeline.loop.toggle()
+
+    @Slot()
     def stop(self) -> None:
         """End the runs; with none under way, dismiss the notice."""
         self._said = ""
@@ -211,6 +224,15 @@ class LinkedStage(Stage):
         else:
             self.panel.notice.hide()
         self.changed.emit()
+
+    @property
+    def can_export(self) -> bool:
+        return self._runs is not None
+
+    @Slot()
+    def export(self) -> None:
+        """Each model's run, so far."""
+        self.export_wanted.emit(tuple(run for run in self._sessions if run is not None and len(run)))
 
     @Slot(int)
     def go_to(self, step: int) -> None:
@@ -274,9 +296,7 @@ class LinkedStage(Stage):
         try:
             specs = self._specs()
         except Refused as refused:
-            self.panel.say(str(refused))
-            if self._runs is None:
-                self.panel.show_empty("These models cannot be run side by side: the message above says why.")
+            self._tell(str(refused))
         else:
             self._row, self._checkpoints = specs[0].sampler, self._subjects.checkpoints
             self._job = Job(Linked(specs), Controls(self._row, gait))
@@ -342,6 +362,13 @@ class LinkedStage(Stage):
             self._settling.start()
             self._show_opening()
 
+    def _tell(self, problem: str) -> None:
+        """Above what is shown; instead of it where there is nothing, since a message may be dismissed."""
+        if self._runs is None:
+            self.panel.show_empty(problem)
+        else:
+            self.panel.say(problem)
+
     def _show_opening(self) -> None:
         if self._runs is None:
             self.panel.show_empty("Opening the models …")
@@ -396,10 +423,8 @@ class LinkedStage(Stage):
         if job is self._job:
             self._job = None
             self._set_gait("ended")
-            if problem:
-                self.panel.say(problem)
-            if self._runs is None:
-                self.panel.show_empty("Nothing could be shown: see the message above.")
+            if problem or self._runs is None:
+                self._tell(problem or "Nothing was run: press Space.")
             if self._in_sight and self._runs is not None:
                 self._show_step()
                 self._show_every_curve()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 import msgspec
-from PySide6.QtCore import QObject, QSettings, QStandardPaths, QTimer, Slot
+from PySide6.QtCore import QObject, QSettings, QTimer, Slot
 from PySide6.QtWidgets import QFileDialog
 
 from cem_core.messages import Refused
 from cem_core.probes.requests import Accuracy, Energies, Subject
 from cem_core.probes.results import Answer
+from cem_gui.files import Files
 from cem_gui.prober import Job, Prober
+from cem_gui.results import Results
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
 from cem_gui.widgets.measure_view import MeasureView
@@ -97,7 +100,14 @@ class Measurement(Stage):
     compares = True
 
     def __init__(
-        self, panel: MeasureView, key: str, prober: Prober, subjects: Subjects, settings: QSettings, parent: QObject
+        self,
+        panel: MeasureView,
+        key: str,
+        prober: Prober,
+        subjects: Subjects,
+        files: Files,
+        settings: QSettings,
+        parent: QObject,
     ) -> None:
         self.panel: MeasureView
         super().__init__(panel, parent)
@@ -121,6 +131,8 @@ class Measurement(Stage):
         panel.measure_wanted.connect(self.measure)
         panel.cancel_wanted.connect(self.stop)
         panel.export_wanted.connect(self.export)
+        self._results = Results(files, settings, self)
+        self._results.written.connect(self._exported)
         prober.told.connect(self._told)
         prober.ended.connect(self._ended)
         subjects.changed.connect(self._show)
@@ -166,6 +178,9 @@ class Measurement(Stage):
     def can_export(self) -> bool:
         return self._report is not None
 
+    def say(self, sentence: str) -> None:
+        self.panel.notice.say(sentence)
+
     def restyle(self) -> None:
         self.panel.restyle()
         self._show()
@@ -198,18 +213,13 @@ class Measurement(Stage):
     @Slot()
     def export(self) -> None:
         """Write what is known into a folder that the person chooses."""
-        if self._report is None:
-            return
-        documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
-        start = str(self._settings.value("results", documents))
-        folder = QFileDialog.getExistingDirectory(self.panel, "Folder for the results", start)
-        if not folder:
-            return
-        self._settings.setValue("results", folder)
-        try:
-            self._report.write(Path(folder))
-        except Refused as refused:
-            self.panel.notice.say(str(refused))
+        if self._report is not None and (folder := self._results.ask(self.panel, "Folder for the results")):
+            self._results.write(folder, deepcopy(self._report).write)  # more may come meanwhile
+
+    @Slot(str, str)
+    def _exported(self, folder: str, problem: str) -> None:
+        if problem:
+            self.panel.notice.say(problem)
         else:
             self._say(f"Written to {folder}")
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PySide6.QtCore import QMimeData, QObject, Signal, Slot
+from PySide6.QtCore import QMimeData, QObject, QSettings, Signal, Slot
 from PySide6.QtWidgets import QFileDialog
 
 from cem_core import bundle, images
 from cem_core.images import Bytes, hwc, to_uint8
-from cem_core.messages import Floats, Refused
+from cem_core.messages import Checkpoint, Floats, Refused
+from cem_core.probes import smallest_report as report
 from cem_core.probes.classes import alike
 from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Bound, Flip, Note
@@ -21,6 +22,7 @@ from cem_gui import intake
 from cem_gui.files import Files
 from cem_gui.panels.smallest import NORMS, Column, SmallestPanel
 from cem_gui.prober import Job, Prober
+from cem_gui.results import Results, fresh
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
@@ -53,7 +55,9 @@ class SmallestStage(Stage):
     _looked_at = Signal(str, object, str)
     """Path, its picture (H, W, 3) or None, and a sentence if it cannot be read; from the file thread."""
 
-    def __init__(self, prober: Prober, subjects: Subjects, sight: Sight, files: Files, parent: QObject) -> None:
+    def __init__(
+        self, prober: Prober, subjects: Subjects, sight: Sight, files: Files, settings: QSettings, parent: QObject
+    ) -> None:
         self.panel: SmallestPanel
         super().__init__(SmallestPanel(), parent)
         self._prober, self._subjects, self._sight, self._files = prober, subjects, sight, files
@@ -61,26 +65,34 @@ class SmallestStage(Stage):
         self._chosen = 0
         self._wanted = ""
         """The path that is to be chosen once it is known to be an image."""
-        self._shown: list[Column] | None = None
-        """The models of which there are columns."""
+        self._shown: tuple[object, ...] = ()
+        """The models of which there are columns, and how they are understood."""
         self._job: Job | None = None
-        self._done = 0
+        self._asked: tuple[Smallest, tuple[Checkpoint, ...]] | None = None
+        """What was measured last, and on which models,"""
+        self._found: list[Flip] = []
+        """and what was found."""
         self._total = 0
         self._said = ""
         self._entered = False
+        self._seen: tuple[object, ...] = ()
+        """What the image in sight is of."""
         prober.told.connect(self._told)
         prober.ended.connect(self._ended)
         subjects.changed.connect(self._subjects_changed)
         sight.began.connect(self._show_sight)
         self._looked_at.connect(self._take)
+        self._results = Results(files, settings, self)
+        self._results.written.connect(self._exported)
         panel = self.panel
         panel.image_chosen.connect(self._choose)
         panel.open_wanted.connect(self._ask)
         panel.takes = _is_picture
         panel.dropped.connect(self._dropped)
         panel.run_wanted.connect(self.run_or_pause)
+        panel.export_wanted.connect(self.export)
         panel.settings_changed.connect(self._anew)
-        self.changed.connect(lambda: panel.show_run(self.run_text, can_run=self.can_run))
+        self.changed.connect(self._show_run)
 
     # ---- what the window asks ----------------------------------------------------------------------------------------
 
@@ -99,7 +111,7 @@ class SmallestStage(Stage):
     @property
     def status(self) -> str:
         if self._job is not None:
-            return f"Bisecting: {self._done} of {self._total} found"
+            return f"Bisecting: {len(self._found)} of {self._total} found"
         if not self._subjects.ready:
             return "Opening the models that are compared"
         return self._said
@@ -113,6 +125,9 @@ class SmallestStage(Stage):
 
     def leave(self) -> None:
         self._entered = False
+
+    def say(self, sentence: str) -> None:
+        self.panel.notice.say(sentence)
 
     def restyle(self) -> None:
         self.panel.restyle()
@@ -132,8 +147,12 @@ class SmallestStage(Stage):
             return
         self._let_go()
         self.panel.end()
-        self._said = f"Cancelled: {self._done} of {self._total} found"
+        self._said = f"Cancelled: {len(self._found)} of {self._total} found"
         self.changed.emit()
+
+    @Slot()
+    def _show_run(self) -> None:
+        self.panel.show_run(self.run_text, can_run=self.can_run, can_export=self.can_export)
 
     # ---- the image ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +184,11 @@ class SmallestStage(Stage):
             tip = f"{session.start.names[self._sight.chain]} at step {self._sight.step:,} of the run in sight"
         self._images[self._in_sight].note = tip
         self.panel.change_image(self._in_sight, tip, None if pixels is None else _bytes(pixels))
-        if self._chosen == self._in_sight:
+        seen = (session and session.start.spec.id, self._sight.chain, self._sight.step)
+        if self._chosen == self._in_sight and seen != self._seen:
             self._anew()
             self.panel.show_about(self._about())
+        self._seen = seen
 
     def _sighted(self) -> Floats | None:
         """(C, H, W), or None if it cannot be had."""
@@ -254,12 +275,12 @@ class SmallestStage(Stage):
         if not self._entered:
             return
         columns = self._columns()
-        if columns != self._shown:
+        shown = (self._subjects.references, self._subjects.subjects)
+        if shown != self._shown:
             self._let_go()
-            self._shown = columns
+            self._found, self._shown, self._said = [], shown, ""
             self.panel.show_columns(columns)
-            self._said = ""
-        self._show_classes()
+            self._show_classes()
         self.changed.emit()
 
     def _columns(self) -> list[Column]:
@@ -275,7 +296,7 @@ class SmallestStage(Stage):
     def _anew(self) -> None:
         """Something else is to be measured: what was found is not of that."""
         self._let_go()
-        self._said = ""
+        self._found, self._said = [], ""
         self.panel.clear()
         self.changed.emit()
 
@@ -284,6 +305,7 @@ class SmallestStage(Stage):
             return
         self._let_go()
         self.panel.notice.hide()
+        self._show_sight()
         image = self._images[self._chosen]
         try:
             request = Smallest(
@@ -297,7 +319,8 @@ class SmallestStage(Stage):
         except Refused as refused:
             self.panel.notice.say(str(refused))
             return
-        self._done, self._total, self._said = 0, len(request.subjects) * len(NORMS), ""
+        self._found, self._total, self._said = [], len(request.subjects) * len(NORMS), ""
+        self._asked = request, self._subjects.checkpoints
         self.panel.begin()
         self._job = Job(request)
         self._prober.begin(self._job)
@@ -317,7 +340,7 @@ class SmallestStage(Stage):
             if isinstance(answer, Bound):
                 self.panel.show_bound(answer)
             elif isinstance(answer, Flip):
-                self._done += 1
+                self._found.append(answer)
                 self.panel.show_flip(answer)
             elif isinstance(answer, Note):
                 self.panel.notice.say(answer.says)
@@ -332,7 +355,34 @@ class SmallestStage(Stage):
         if problem:
             self.panel.notice.say(problem)
         else:
-            self._said = f"{self._done} of {self._total} found"
+            self._said = f"{len(self._found)} of {self._total} found"
+        self.changed.emit()
+
+    # ---- export ------------------------------------------------------------------------------------------------------
+
+    @property
+    def can_export(self) -> bool:
+        return bool(self._found)
+
+    @Slot()
+    def export(self) -> None:
+        """Let the person choose where, and write what is found so far into a folder of its own there."""
+        if self.can_export and (parent := self._results.ask(self.panel, "Export what is found to a new folder in")):
+            self.write(parent)
+
+    def write(self, parent: Path) -> None:
+        """smallest.json, energies.csv and pictures in a new folder."""
+        if self._asked is None or not self._found:
+            return
+        (request, checkpoints), found = self._asked, tuple(self._found)
+        self._results.write(fresh(parent, "smallest"), lambda folder: report.write(folder, request, checkpoints, found))
+
+    @Slot(str, str)
+    def _exported(self, folder: str, problem: str) -> None:
+        if problem:
+            self.panel.notice.say(problem)
+        else:
+            self._said = f"Exported to {folder}"
         self.changed.emit()
 
 

@@ -76,6 +76,13 @@ class Stage(QObject):
     def export(self) -> None:
         """Ctrl+E."""
 
+    def say(self, sentence: str) -> None:
+        """A message that stays until it is dismissed, about what was done while this is shown."""
+
+    @Slot()
+    def loop(self) -> None:
+        """L: play the steps again and again, or no more."""
+
     def go_to(self, step: int) -> None:
         """Show a step; those before the first and after the last are these."""
 

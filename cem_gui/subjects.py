@@ -34,7 +34,7 @@ class Subjects(QObject):
         self._wanted = False
         files.opened.connect(self._opened)
         files.refused.connect(self._refused)
-        models.opened.connect(self._show)
+        models.opened.connect(self._model_opened)
         panel.chosen.connect(self.choose)
         panel.open_wanted.connect(self._ask_file)
         panel.removed.connect(self.remove)
@@ -101,6 +101,18 @@ class Subjects(QObject):
             self.ensure()
         self._show()
         self.changed.emit()
+
+    @Slot()
+    def _model_opened(self) -> None:
+        """One that is compared may be understood otherwise from now on."""
+        current = self._models.current
+        known = self._open.get(current.reference) if current is not None else None
+        if current is not None and known is not None and known.choices != current.choices:
+            del self._open[current.reference]
+            self._openings[current.reference] = Opening(current.reference, "auto", "float32", current.choices)
+            self._files.open(self._openings[current.reference])
+            self.changed.emit()
+        self._show()
 
     @Slot(object, object)
     def _opened(self, opening: Opening, model: OpenModel) -> None:

@@ -97,13 +97,14 @@ class MainWindow(QMainWindow):
         self.runs = Runs(self.filing.files, self.recorded, self.player, self.prober, self._stack, settings, self)
         self.sight = Sight(self.player, self.runs, self.sampler, self.evolution, self.timeline, self.curves, self)
         self.lens = Lens(self.prober, self.player, self.sight, self.evolution, self.curves, self.acts.lens, self)
-        self.exporter = Exporter(self.filing.files, settings, self)
-        self.subjects = Subjects(self.filing.files, self.models, self.compared, settings, self)
+        files = self.filing.files
+        self.exporter = Exporter(files, settings, self)
+        self.subjects = Subjects(files, self.models, self.compared, settings, self)
         self.linked = LinkedStage(self.prober, self.subjects, self.setup, self.models, settings, self)
-        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, self.filing.files, self)
-        self.accuracy = AccuracyStage(self.prober, self.subjects, settings, self)
-        self.energies = EnergiesStage(self.prober, self.subjects, settings, self)
-        self.landscape = LandscapeStage(self.prober, self.models, self.sight, self.filing.files, self)
+        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, files, settings, self)
+        self.accuracy = AccuracyStage(self.prober, self.subjects, files, settings, self)
+        self.energies = EnergiesStage(self.prober, self.subjects, files, settings, self)
+        self.landscape = LandscapeStage(self.prober, self.models, self.sight, files, settings, self)
         self.stages: tuple[Stage, ...] = (
             self.linked, self.smallest, self.accuracy, self.energies, self.landscape,
         )  # fmt: skip
@@ -175,10 +176,10 @@ class MainWindow(QMainWindow):
         player.grew.connect(self._run_grew)
         player.ended.connect(self._run_ended)
         player.gait_changed.connect(self._show_gait)
-        player.stuck.connect(self._problem)
+        player.stuck.connect(self.evolution.show_notice)
         models.opened.connect(self._show_gait)
         models.none_open.connect(self._no_model)
-        models.said.connect(self.evolution.show_notice)
+        models.said.connect(self._model_said)
         pictures.offered.connect(self.evolution.clear_notice)
         pictures.run_offered.connect(runs.open)
         pictures.taken.connect(self._preview)
@@ -198,11 +199,12 @@ class MainWindow(QMainWindow):
         runs.copied.connect(self._command_copied)
         runs.busy_changed.connect(self._show_gait)
         sight.said.connect(self._problem)
-        self.lens.said.connect(self._problem)
+        self.lens.said.connect(self.evolution.show_notice)
         runs.offered.connect(self._offer_interrupted)
         runs.said.connect(self._problem)
         runs.gone.connect(self._preview)
         self.linked.recorded.connect(runs.start)
+        self.linked.export_wanted.connect(self._export_linked)
         self.sampler.problem.connect(self._problem)
         self.evolution.menu_wanted.connect(self._show_menu)
         self.evolution.details_wanted.connect(acts.details.trigger)
@@ -235,7 +237,7 @@ class MainWindow(QMainWindow):
         acts.last.triggered.connect(self._last)
         acts.previous_event.triggered.connect(sight.previous_event)
         acts.next_event.triggered.connect(sight.next_event)
-        acts.loop.triggered.connect(self.timeline.loop.toggle)
+        acts.loop.triggered.connect(self._loop)
         acts.large.triggered.connect(self.evolution.toggle_large)
         acts.reset.triggered.connect(self.docks.reset)
         acts.log.triggered.connect(self._open_log)
@@ -283,15 +285,20 @@ class MainWindow(QMainWindow):
 
     @Slot(int)
     def _show_stage(self, index: int) -> None:
-        if self.stage is not None:
+        if self.stage is None:
+            self.timeline.loop.setChecked(False)
+        else:
             self.stage.leave()
         self.stage = self.stages[index - 1] if index else None
         self.views.setCurrentIndex(index)
         self._choices.actions()[index].setChecked(True)
         self.compared.setVisible(self.stage is not None and self.stage.compares)
-        self.docks.show_for(None if self.stage is None else ["sampler"] if self.stage.samples else [])
+        beside = None if self.stage is None else ["sampler"] if self.stage.samples else []
+        self.docks.show_for(self.tabs.tabText(index), beside)
         if self.stage is None:
             self.evolution.grid.setFocus()
+            if self._under_way:
+                self._sampler_changed(self.sampler.sampler)
         else:
             if self.stage.compares:
                 self.subjects.ensure()
@@ -372,7 +379,7 @@ class MainWindow(QMainWindow):
         if self.stage is not None:
             self.stage.stop()
             return
-        if self.player.gait != "ended" and not self.player.waits:
+        if self._under_way:
             self.player.stop()
         elif self.evolution.is_large:
             self.evolution.show_grid()
@@ -394,6 +401,13 @@ class MainWindow(QMainWindow):
     @Slot()
     def _last(self) -> None:
         self.go_to(MAX_STEPS)
+
+    @Slot()
+    def _loop(self) -> None:
+        if self.stage is None:
+            self.timeline.loop.toggle()
+        else:
+            self.stage.loop()
 
     @Slot()
     def _preview(self) -> None:
@@ -439,6 +453,8 @@ class MainWindow(QMainWindow):
         self._settling.stop()
         self._adopted = session
         self.setup.adopt(session.start, row_of(session))
+        if self.stage is not None and self.stage.compares:
+            self.tabs.setCurrentIndex(0)  # where it is seen
         if step >= 0:
             self.go_to(step)
         if session.end is None and self.runs.is_elsewhere(folder_of(session)):
@@ -447,9 +463,10 @@ class MainWindow(QMainWindow):
 
     @Slot(object)
     def _sampler_changed(self, sampler: Sampler) -> None:
+        """Another view has runs of its own that it is for; the run in sight follows when it is in front again."""
         if self.player.waits:
             self._settling.start()
-        elif self.player.gait != "ended":
+        elif self._under_way and self.stage is None:
             self.player.change(sampler)
             self.timeline.set_length(sampler.steps)
 
@@ -459,6 +476,11 @@ class MainWindow(QMainWindow):
             self._settling.start()
         else:
             self._say("Start, targets, number and seed take hold with the next run: Esc ends this one.")
+
+    @property
+    def _under_way(self) -> bool:
+        """Something would be lost if the run in progress ended."""
+        return self.player.gait != "ended" and not self.player.waits
 
     # ---- news from the run -------------------------------------------------------------------------------------------
 
@@ -479,7 +501,7 @@ class MainWindow(QMainWindow):
     @Slot(object)
     def _run_ended(self, end: RunEnd) -> None:
         if end.reason == "failed":
-            self._problem(end.detail)
+            self.evolution.show_notice(end.detail)
             if self.player.session is None:
                 self.evolution.show_empty("Nothing could be shown: see the message above.")
         self.sight.show_curves()
@@ -504,7 +526,7 @@ class MainWindow(QMainWindow):
     @Slot()
     def _show_gait(self) -> None:
         running, hindrance = self.player.gait == "running", self.models.hindrance
-        under_way = self.player.gait != "ended" and not self.player.waits
+        under_way = self._under_way
         can_run = under_way or (self.models.current is not None and not hindrance)
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
         goes_on = self.player.gait == "paused" and not self.player.waits
@@ -524,8 +546,11 @@ class MainWindow(QMainWindow):
             act.setEnabled(can)
             act.setToolTip(act.statusTip() if can else hindrance or act.statusTip())
         acts, has_steps = self.acts, self.stage is None or self.stage.has_steps
-        for act in (acts.previous, acts.next, acts.first, acts.last, acts.loop, acts.large):
+        for act in (acts.previous, acts.next, acts.first, acts.last, acts.loop):
             act.setEnabled(has_steps)  # where there are none, these keys belong to what has the focus
+        for act in (acts.large, acts.lens, acts.previous_event, acts.next_event):
+            act.setEnabled(self.stage is None)
+        self.evolution.views.setEnabled(self.stage is None)
         self.sampler.setEnabled(under_way or not hindrance)
         self.sampler.setToolTip(hindrance)
         self.acts.details.setEnabled(self.models.current is not None)
@@ -536,17 +561,18 @@ class MainWindow(QMainWindow):
             keys = f"Space: {self.stage.run_text.replace('&', '').lower()}"
         self.hints.setText(keys)
         self.hints.setVisible(not self.exporter.busy and self.runs.row.isHidden())
-        self.acts.back.setEnabled(self.player.previous is not None)
         self._enable()
         self._show_progress()
 
     def _enable(self) -> None:
-        """What can be done with the run in sight; it is recorded from its first step on."""
-        recorded, idle = bool(folder_of(self.player.session)), self.player.gait == "ended"
+        """What can be done with the run in sight, where it is; it is recorded from its first step on."""
+        session = self.player.session if self.stage is None else None
+        recorded, idle = bool(folder_of(session)), self.player.gait == "ended"
         self.acts.fork.setEnabled(recorded and not self.models.hindrance)
-        self.acts.copy_command.setEnabled(self.player.session is not None)
+        self.acts.copy_command.setEnabled(session is not None)
         self.acts.resume.setEnabled(recorded and idle)
-        self.acts.verify.setEnabled(self.player.session is not None and len(self.player.session) > 1 and idle)
+        self.acts.verify.setEnabled(session is not None and len(session) > 1 and idle)
+        self.acts.back.setEnabled(self.stage is None and self.player.previous is not None)
 
     def _show_progress(self) -> None:
         if self.stage is not None:
@@ -564,8 +590,17 @@ class MainWindow(QMainWindow):
 
     @Slot(str)
     def _problem(self, sentence: str) -> None:
-        """A message that stays until it is dismissed."""
-        self.evolution.show_notice(sentence)
+        """A message that stays until it is dismissed, in the view that is shown."""
+        if self.stage is None:
+            self.evolution.show_notice(sentence)
+        else:
+            self.stage.say(sentence)
+
+    @Slot(str, str)
+    def _model_said(self, sentence: str, offer: str) -> None:
+        self.evolution.show_notice(sentence, offer)
+        if self.stage is not None:
+            self.stage.say(sentence)
 
     @Slot(str)
     def _offer_interrupted(self, sentence: str) -> None:
@@ -599,6 +634,11 @@ class MainWindow(QMainWindow):
             self.stage.export()
         elif self.player.session is not None:
             self.exporter.ask(self.player.session)
+
+    @Slot(tuple)
+    def _export_linked(self, sessions: tuple[Session, ...]) -> None:
+        if sessions:
+            self.exporter.ask(*sessions)
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:

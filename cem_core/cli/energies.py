@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import assuming, chosen, fraction
+from cem_core.cli.options import attack, comparing, data, fraction, notes, subjects
 from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -17,41 +17,14 @@ if TYPE_CHECKING:
 
 
 _EPS = {"l2": "0.5", "linf": "8/255"}
-_LISTED = 10
-"""Unreadable images that are named."""
 
 
 @click.command()
-@click.option(
-    "--checkpoint",
-    "checkpoints_",
-    multiple=True,
-    required=True,
-    metavar="NAME|FILE",
-    help="Repeatable: up to four models, each with an axis of its own.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR|ARCHIVE",
-    help="Class folders, or a dataset of torchvision. Default: the bundled samples, which are few.",
-)
-@click.option("--split", default=None, help="Such as test, where the data has splits.")
-@click.option("--num", type=int, default=None, help="Images, evenly over the classes. Default: all.")
-@click.option("--norm", type=click.Choice(["L2", "Linf"], case_sensitive=False), default="L2", show_default=True)
+@comparing
 @click.option(
     "--eps",
-    default=None,
     metavar="NUMBER",
     help="Radius of the attack, such as 8/255; 0: no adversarial images.  [default: 0.5; Linf: 8/255]",
-)
-@click.option(
-    "--attack",
-    type=click.Choice(["pgd", "apgd-ce", "apgd-t", "autoattack"], case_sensitive=False),
-    default="pgd",
-    show_default=True,
-    help="All but pgd need the package pyautoattack.",
 )
 @click.option(
     "--generated",
@@ -61,21 +34,14 @@ _LISTED = 10
     metavar="N",
     help="Images that each model generates: by RCS from class Gaussians, else by Langevin from noise.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--batch", type=int, default=128, show_default=True, help="Images at once. Halved where memory does not suffice."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@assuming
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=None,
     metavar="DIR",
     help="Write energies.csv, energies.json, energies.svg and energies.png.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
-def energies(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+def energies(references: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
     """Energies E(x) of clean, adversarial and generated images, and how well they tell these apart.
 
     AUROC is the probability that an image of a kind has a higher E(x), that is, is found less likely, than a clean one.
@@ -83,15 +49,14 @@ def energies(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **o
     \b
     cem-explorer energies --checkpoint A --checkpoint B --data DIR --eps 0.5 --generated 200 --out energies
     """
-    from cem_core import writing
-    from cem_core.probes.energy_report import MADE_BY, PNG, RECORD, SVG, TABLE, EnergyReport
+    from cem_core.probes.energy_report import EnergyReport
     from cem_core.probes.measuring import measure
     from cem_core.probes.results import Sample
 
-    answers, report, stopped = measure(_request(checkpoints_, options)), EnergyReport(), False
+    answers, report, stopped = measure(_request(references, options)), EnergyReport(), False
     report.add(next(answers))
     if out:
-        writing.claim(out, RECORD, MADE_BY, (RECORD, TABLE, SVG, PNG))
+        report.files.claim(out)
     try:
         with progress_bar("measuring", report.expected) as advance:
             for answer in answers:
@@ -112,17 +77,12 @@ def energies(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **o
 
 def _request(references: tuple[str, ...], options: dict[str, Any]) -> Energies:
     norm = options["norm"].lower()
-    eps = fraction("--eps", options["eps"] or _EPS[norm])
+    eps = fraction("--eps", _EPS[norm] if options["eps"] is None else options["eps"])
 
-    from cem_core.probes.requests import Attack, Data, Energies, Subject
+    from cem_core.probes.requests import Energies
 
     return Energies(
-        tuple(Subject(each, chosen(each, options["assumed"]), options["device"]) for each in references),
-        Data(str(options["data"] or ""), options["split"], options["num"]),
-        Attack(name=options["attack"], norm=norm, seed=options["seed"]),
-        eps,
-        options["generated"],
-        batch=options["batch"],
+        subjects(references, options), data(options), attack(options), eps, options["generated"], batch=options["batch"]
     )
 
 
@@ -173,10 +133,5 @@ def _echo(report: EnergyReport) -> None:
             if light.state in colours:
                 said = f"{name}: {light.says} {light.do}".rstrip()
                 console.print(Text.assemble((f"{light.state}  ", colours[light.state]), said), soft_wrap=True)
-    notes = list(dict.fromkeys(report.notes))
-    if report.skipped:
-        more = f" and {len(report.skipped) - _LISTED:,} more" if len(report.skipped) > _LISTED else ""
-        listed = ", ".join(list(report.skipped)[:_LISTED])
-        notes.append(f"{len(report.skipped):,} images could not be read and are left out: {listed}{more}.")
-    for note in notes:
+    for note in notes(report):
         console.print(Text.assemble(("note  ", "dim"), note), soft_wrap=True)

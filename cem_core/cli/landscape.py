@@ -45,6 +45,7 @@ def landscape(source: str, energy: str, label: str | None, out: Path, **options:
     import msgspec
 
     from cem_core import writing
+    from cem_core.images import SUFFIXES
     from cem_core.probes.landscape_report import MADE_BY, RECORD, write
     from cem_core.probes.measuring import measure
     from cem_core.probes.requests import Landscape
@@ -52,7 +53,8 @@ def landscape(source: str, energy: str, label: str | None, out: Path, **options:
     from cem_core.recording import HEADER
 
     path = Path(source).expanduser()
-    of_run = not path.is_file() or path.name == HEADER
+    is_image = path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir())  # one may be missing
+    of_run = not is_image or path.name == HEADER
     subject, checkpoint, pixels, y = _of_session(source, options) if of_run else _of_image(path, options)
     if label is not None:
         y = class_index(checkpoint, label)

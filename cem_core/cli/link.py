@@ -58,6 +58,7 @@ def link(
     import msgspec
 
     from cem_core import bundle, checkpoints, linking, writing
+    from cem_core.images import png
     from cem_core.messages import Refused, RunSpec
     from cem_core.probes.requests import Linked, Subject
 
@@ -79,7 +80,7 @@ def link(
     record = msgspec.to_builtins({"made_by": _MADE_BY, "runs": dict(zip(names, request.specs, strict=True))})
     writing.replace(out / _RECORD, msgspec.json.format(msgspec.json.encode(record)))
     writing.replace(out / _TABLE, _table(names, crossings).encode("utf-8", "replace"))
-    writing.replace(out / _SHEET, _png(_sheet(names, sessions)))
+    writing.replace(out / _SHEET, png(_sheet(names, sessions)))
     for name, session in zip(names, sessions, strict=True):
         if session is not None:
             write_export(session, out / name, exported)
@@ -166,13 +167,3 @@ def _sheet(names: Sequence[str], sessions: Sequence[Session | None]) -> Bytes:
         pixels = [session[index].pixels[0] if session and index < len(session) else blank for index in shown]
         columns.append((plain(name)[:40], enlarge(hwc(to_uint8(np.stack(pixels))), scale)))
     return draw(f"{plain(start.names[0])}, {plain(start.spec.sampler.name)}", rows, columns)
-
-
-def _png(pixels: Bytes) -> bytes:
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

@@ -11,8 +11,12 @@ import click
 if TYPE_CHECKING:
     from cem_core.export import Export
     from cem_core.messages import Checkpoint
+    from cem_core.probes.report import Gathered
+    from cem_core.probes.requests import Attack, Data, Subject
     from cem_core.session import Session
 
+_LISTED = 10
+"""Unreadable images that are named."""
 
 assuming = click.option(
     "--assume", "assumed", multiple=True, metavar="FACT=VALUE",
@@ -48,6 +52,38 @@ def stepping(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
             click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
                          show_default=True),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def comparing(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a measurement over a set of images, which `subjects`, `data` and `attack` read."""
+    for option in reversed(
+        (
+            click.option("--checkpoint", "references", multiple=True, required=True, metavar="NAME|FILE",
+                         help="Repeatable: up to four models are compared."),
+            assuming,
+            click.option("--data", type=click.Path(path_type=Path), metavar="DIR|ARCHIVE",
+                         help="Class folders, or a dataset of torchvision. Default: the bundled samples, which are "
+                         "few."),
+            click.option("--split", help="Such as test, where the data has splits."),
+            click.option("--num", type=int, help="Images, evenly over the classes. Default: all."),
+            click.option("--norm", type=click.Choice(["L2", "Linf"], case_sensitive=False), default="L2",
+                         show_default=True),
+            click.option("--attack", type=click.Choice(["pgd", "apgd-ce", "apgd-t", "autoattack"],
+                                                       case_sensitive=False), default="pgd", show_default=True,
+                         help="All but pgd need the package pyautoattack."),
+            click.option("--steps", type=int, help="Of pgd.  [default: 20]"),
+            click.option("--restarts", type=int, help="Of pgd: random starts for each image.  [default: 1]"),
+            click.option("--seed", type=int, default=0, show_default=True, help="Of the first image."),
+            click.option("--batch", type=int, default=128, show_default=True,
+                         help="Images at once; results come after each batch. Halved where memory does not suffice; "
+                         "0: what suits the device."),
+            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
+                         show_default=True, help="Rounded gradients make a model look more robust than it is."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -115,6 +151,42 @@ def chosen(reference: str, assumed: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{part!r} is not FACT=VALUE.", param_hint="--assume")
         said[fact.strip().replace(" ", "_").replace("-", "_")] = value.strip()
     return checkpoints.recall(reference) | said
+
+
+def subjects(references: tuple[str, ...], options: dict[str, Any]) -> tuple[Subject, ...]:
+    """The models of a command, each with what was chosen for it."""
+    from cem_core.probes.requests import Subject
+
+    return tuple(
+        Subject(reference, chosen(reference, options["assumed"]), options["device"], options["precision"])
+        for reference in references
+    )
+
+
+def data(options: dict[str, Any]) -> Data:
+    from cem_core.probes.requests import Data
+
+    return Data(str(options["data"] or ""), options["split"], options["num"])
+
+
+def attack(options: dict[str, Any]) -> Attack:
+    said = {name: options[name] for name in ("steps", "restarts") if options[name] is not None}
+    if said and options["attack"] != "pgd":
+        raise click.UsageError(f"--{next(iter(said))} is of pgd: {options['attack']} knows its own.")
+
+    from cem_core.probes.requests import Attack
+
+    return Attack(name=options["attack"], norm=options["norm"].lower(), seed=options["seed"], **said)
+
+
+def notes(report: Gathered) -> list[str]:
+    """What to know of a measurement, a sentence each."""
+    found = list(dict.fromkeys(report.notes))
+    if report.skipped:
+        more = f" and {len(report.skipped) - _LISTED:,} more" if len(report.skipped) > _LISTED else ""
+        listed = ", ".join(list(report.skipped)[:_LISTED])
+        found.append(f"{len(report.skipped):,} images could not be read and are left out: {listed}{more}.")
+    return found
 
 
 def export_choices(options: dict[str, Any]) -> Export:

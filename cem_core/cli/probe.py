@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import assuming, chosen, fraction
+from cem_core.cli.options import attack, comparing, data, fraction, notes, subjects
 from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,72 +22,25 @@ if TYPE_CHECKING:
 
 
 _EPS = {"l2": "0,0.25,0.5,1", "linf": "0,1/255,2/255,4/255,8/255"}
-_LISTED = 10
-"""Unreadable images that are named."""
 _COLOURS = {"unknown": "dim", "doubt": "yellow", "alarm": "red"}
 
 
 @click.command()
-@click.option(
-    "--checkpoint",
-    "checkpoints_",
-    multiple=True,
-    required=True,
-    metavar="NAME|FILE",
-    help="Repeatable: up to four models are compared.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR|ARCHIVE",
-    help="Class folders, or a dataset of torchvision. Default: the bundled samples, which are few.",
-)
-@click.option("--split", default=None, help="Such as test, where the data has splits.")
-@click.option("--norm", type=click.Choice(["L2", "Linf"], case_sensitive=False), default="L2", show_default=True)
+@comparing
 @click.option(
     "--eps",
-    default=None,
     metavar="LIST",
     help="Radii, such as 0,1/255,8/255; 0 is clean.  [default: 0,0.25,0.5,1; Linf: 0,1/255,2/255,4/255,8/255]",
 )
 @click.option(
-    "--attack",
-    type=click.Choice(["pgd", "apgd-ce", "apgd-t", "autoattack"], case_sensitive=False),
-    default="pgd",
-    show_default=True,
-    help="All but pgd need the package pyautoattack.",
-)
-@click.option("--steps", type=int, default=None, help="Of pgd.  [default: 20]")
-@click.option("--restarts", type=int, default=None, help="Of pgd: random starts for each image.  [default: 1]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first image.")
-@click.option("--num", type=int, default=None, help="Images, evenly over the classes. Default: all.")
-@click.option(
-    "--batch",
-    type=int,
-    default=128,
-    show_default=True,
-    help="Images at once; results are kept after each batch. Halved where memory does not suffice.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Rounded gradients make a model look more robust than it is.",
-)
-@assuming
-@click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=None,
     metavar="DIR",
     help="Write results.csv, results.json, curve.svg and curve.png; the same command again goes on with what is there.",
 )
 @click.option("--workers", type=int, default=1, show_default=True, help="Reserved for the cluster: only 1 for now.")
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
-def probe(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+def probe(references: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
     """Accuracy against ε of one to four models under an attack.
 
     An image counts if it is classified rightly as it is and wherever the attack ended.
@@ -97,7 +50,7 @@ def probe(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **opti
     """
     from cem_core.probes.report import Report
 
-    request = _request(checkpoints_, options)
+    request = _request(references, options)
     report, stopped = Report(), False
     try:
         _measure(request, report, out)
@@ -119,38 +72,28 @@ def probe(checkpoints_: tuple[str, ...], out: Path | None, as_json: bool, **opti
 
 def _request(references: tuple[str, ...], options: dict[str, Any]) -> Accuracy:
     norm = options["norm"].lower()
-    eps = tuple(fraction("--eps", part) for part in (options["eps"] or _EPS[norm]).split(","))
-    attack = {name: options[name] for name in ("steps", "restarts") if options[name] is not None}
-    if attack and options["attack"] != "pgd":
-        raise click.UsageError(f"--{next(iter(attack))} is of pgd: {options['attack']} knows its own.")
+    eps = tuple(
+        fraction("--eps", part) for part in (_EPS[norm] if options["eps"] is None else options["eps"]).split(",")
+    )
 
     from cem_core.messages import Refused
-    from cem_core.probes.requests import Accuracy, Attack, Data, Subject
+    from cem_core.probes.requests import Accuracy
 
     if options["workers"] != 1:
         raise Refused("--workers is reserved for the cluster: this machine has one, so leave it out.")
-    return Accuracy(
-        tuple(
-            Subject(reference, chosen(reference, options["assumed"]), options["device"], options["precision"])
-            for reference in references
-        ),
-        Data(str(options["data"] or ""), options["split"], options["num"]),
-        Attack(name=options["attack"], norm=norm, seed=options["seed"], **attack),
-        eps,
-        options["batch"],
-    )
+    return Accuracy(subjects(references, options), data(options), attack(options), eps, options["batch"])
 
 
 def _measure(request: Accuracy, report: Report, out: Path | None) -> None:
     """The report gets all answers; what is in the folder already is not measured again."""
     from cem_core.probes.measuring import measure
-    from cem_core.probes.report import JOURNAL, RESULTS, claim
+    from cem_core.probes.report import JOURNAL, RESULTS
     from cem_core.probes.results import Cell
 
     answers = measure(request, journal=out / JOURNAL if out else None)
     report.add(next(answers))
     if out:
-        claim(out)
+        report.files.claim(out)
         if not (out / RESULTS).exists():  # by which the folder is known as ours
             report.write(out)
     with progress_bar("attacking", report.expected) as advance:
@@ -206,13 +149,8 @@ def _echo(report: Report) -> None:
     for where, light in _lit(report, worst_only=not on_screen):
         said = f"{where}: {light.says} {light.do}".rstrip()
         console.print(Text.assemble((f"{light.state}  ", _COLOURS[light.state]), said), soft_wrap=True)
-    for note in dict.fromkeys(report.notes):
+    for note in notes(report):
         console.print(Text.assemble(("note  ", "dim"), note), soft_wrap=True)
-    if report.skipped:
-        more = f" and {len(report.skipped) - _LISTED:,} more" if len(report.skipped) > _LISTED else ""
-        listed = ", ".join(list(report.skipped)[:_LISTED])
-        said = f"{len(report.skipped):,} images could not be read and are left out: {listed}{more}."
-        console.print(Text.assemble(("note  ", "dim"), said), soft_wrap=True)
 
 
 def _table(report: Report) -> Table:

@@ -138,6 +138,8 @@ def _row(options: dict[str, Any], default: str) -> Sampler:
 def class_index(checkpoint: Checkpoint, target: str) -> int:
     from cem_core.messages import Refused
 
+    if not checkpoint.classes:
+        raise Refused(f"{checkpoint.name} is an encoder, with features but no classes: choose a head for it.")
     if target in checkpoint.classes:
         return checkpoint.classes.index(target)
     if target.isascii() and target.isdigit() and len(target) < 10 and int(target) < len(checkpoint.classes):

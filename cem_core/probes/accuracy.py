@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +16,19 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cem_core import datasets
+from cem_core import __version__
 from cem_core.datasets import Indices, gather
 from cem_core.images import Bytes
 from cem_core.messages import Checkpoint, Refused
 from cem_core.probes import journal as journals
 from cem_core.probes import lights, subjects
-from cem_core.probes.attacks import perturb
+from cem_core.probes.attacks import packages, perturb
 from cem_core.probes.journal import Journal, Key
 from cem_core.probes.measuring import Cancelled, GoOn
 from cem_core.probes.requests import Accuracy, Attack, Subject
 from cem_core.probes.results import Cell, Light, Lights, Note, Opening
 from cem_core.probes.subjects import Opened, halving
-from cem_core.runner import versions
 from cem_core.samplers import Logits
-
-_LOOKED_AT: Final = 128
-"""Images on which the models as such are looked at."""
 
 
 class Images(NamedTuple):
@@ -57,22 +53,22 @@ def accuracy(
             numbers.
         Cancelled: `go_on` said so.
     """
-    data = datasets.open_labelled(request.data)
-    opened = [subjects.open_subject(subject) for subject in request.subjects]
-    batch = subjects.at_once(request.batch, opened)
-    checkpoints = tuple(checkpoint for _, checkpoint in opened)
-    shared = subjects.shared(checkpoints, [(data.name, data.classes)])
-    order, labels = subjects.judged(data, shared)
+    comparison = subjects.comparison(request)
+    data, opened, shared, order, labels, batch = comparison
     few = f"These are the {len(order)} bundled samples, too few to compare models by: give a folder of labelled images."
-    notes = (*(() if request.data.path else (few,)), *shared.notes, *_incomparable(checkpoints, request.attack))
-    yield Opening(request, checkpoints, shared.classes, len(order), notes, versions())
+    notes = (
+        *(() if request.data.path else (few,)),
+        *shared.notes,
+        *_incomparable(comparison.checkpoints, request.attack),
+    )
+    yield comparison.opening(request, *notes)
 
     kept = Journal(journal)
     radii = tuple(dict.fromkeys(eps + 0.0 for eps in request.eps))  # each once, and no -0
     said: list[Note] = []
     skipped = subjects.noting(said)
     measured = [
-        _Measured(subject, one, subjects.restricted(one.model, columns), batch, go_on, said.append)
+        _Measured(subject, one, columns, batch, go_on, said.append)
         for subject, one, columns in zip(request.subjects, opened, shared.columns, strict=True)
     ]
 
@@ -97,18 +93,18 @@ def accuracy(
             for eps in radii:
                 key = model.key(request.attack, eps, digest)
                 cell = kept.find(key)
-                if cell is None:
+                if cell is None or cell.labels != tuple(images.labels.tolist()):  # anything may stand in a file
                     cell = part.attacked(request.attack, eps)
                     kept.keep(key, cell)
                 yield from _said(said)
                 yield replace(cell, subject=number, first=first)
             if not lit:
-                places = range(first, min(first + _LOOKED_AT, len(order)))
+                places = range(first, min(first + lights.LOOKED_AT, len(order)))
                 yield Lights(number, _Part(model, read(places, size)).lights(request.attack))
         lit = lit or any(len(images.labels) for images in by_size.values())
         yield from _said(said)
     if not lit:
-        raise Refused(f"None of the {len(order):,} images of {data.name} can be read: choose other data.")
+        raise comparison.unread()
 
 
 def _incomparable(checkpoints: Sequence[Checkpoint], attack: Attack) -> Iterator[str]:
@@ -133,17 +129,22 @@ class _Measured:
 
     subject: Subject
     opened: Opened
-    logits_of: Logits
+    columns: tuple[int, ...] | None
     batch: int
     go_on: GoOn
     say: Callable[[Note], None]
+
+    @cached_property
+    def logits_of(self) -> Logits:
+        return subjects.restricted(self.opened.model, self.columns)
 
     def in_batches(self, images: int, work: Callable[[int, int], None]) -> None:
         self.batch = halving(0, images, self.batch, work, self.say)
 
     def key(self, attack: Attack, eps: float, images: str) -> Key:
         checkpoint = self.opened.checkpoint
-        return Key(checkpoint.sha256, journals.reading(checkpoint), self.subject.precision, attack, eps, images)
+        reading, made_with = journals.reading(checkpoint), " ".join((__version__, *packages(attack).values()))
+        return Key(checkpoint.sha256, reading, self.subject.precision, attack, eps, images, made_with)
 
 
 class _Part:
@@ -209,12 +210,14 @@ class _Part:
     def lights(self, attack: Attack) -> tuple[Light, ...]:
         """What is seen of the model as such, on as many of the images as fit."""
         found: list[tuple[Light, ...]] = []
-        model, checkpoint = self._model.opened
+        of = self._model
+        model, checkpoint = of.opened
 
         def work(first: int, last: int) -> None:
             if not found:
                 x, y = self._x(slice(first, last)), self._y[first:last]
-                found.append(lights.of_model(self._model.logits_of, model, checkpoint, x, y, attack, self._model.go_on))
+                seen = lights.of_model(of.logits_of, model, checkpoint, x, y, attack, of.go_on, of.columns)
+                found.append(seen)
 
-        halving(0, len(self._y), len(self._y), work, self._model.say)
+        halving(0, len(self._y), len(self._y), work, of.say)
         return found[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -74,6 +75,16 @@ def perturb(
     if attack.name == "pgd":
         return _restarted(asked, x, y, attack, eps, seeds)
     return _auto(asked, x.contiguous(), y, attack, eps, seeds[0])
+
+
+def packages(attack: Attack) -> dict[str, str]:
+    """Name → version of what else decides the outcome of an attack."""
+    if attack.name == "pgd":
+        return {}
+    try:
+        return {"pyautoattack": metadata.version("pyautoattack")}
+    except metadata.PackageNotFoundError:
+        return {}
 
 
 def pgd(norm: Norm, eps: float, steps: int = 20) -> Sampler:

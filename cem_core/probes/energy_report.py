@@ -14,17 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cem_core import writing
-from cem_core.drawing import COLOURS, GRID, INK, MUTED, Box, Pen, Pixels, Point, Svg, ticks
+from cem_core.drawing import COLOURS, GRID, INK, MUTED, Box, Pen, Point, ticks
 from cem_core.messages import Floats
-from cem_core.probes.report import attack_told, names_of, printable, told
+from cem_core.probes.report import Files, Gathered, attack_told, told
 from cem_core.probes.requests import Energies
-from cem_core.probes.results import Answer, Kind, Light, Lights, Note, Opening, Sample, auroc
+from cem_core.probes.results import Answer, Kind, Sample, auroc
 
 RECORD: Final = "energies.json"
 TABLE: Final = "energies.csv"
@@ -58,46 +55,24 @@ class Histogram(NamedTuple):
     """(bins,) of the images of the kind."""
 
 
-class EnergyReport:
+class EnergyReport(Gathered):
     """Answers to an `Energies`, put together as they come."""
 
+    files = Files(MADE_BY, RECORD, TABLE, SVG, PNG)
+
     def __init__(self) -> None:
-        self.opening: Opening | None = None
-        self.lights: dict[int, tuple[Light, ...]] = {}
-        """Of each model, by its index: the last that was told."""
-        self.notes: list[str] = []
-        self.skipped: dict[str, str] = {}
-        """Images that could not be read, and why."""
+        super().__init__()
         self._parts: defaultdict[tuple[int, Kind], list[Floats]] = defaultdict(list)
 
     def add(self, answer: Answer) -> None:
-        match answer:
-            case Opening():
-                self.opening = answer
-                self.notes += answer.notes
-            case Lights():
-                self.lights[answer.subject] = answer.lights
-            case Sample():
-                self._parts[answer.subject, answer.kind].append(answer.energy)
-            case Note(skipped=""):
-                self.notes.append(answer.says)
-            case Note():
-                self.skipped[answer.skipped] = answer.says
-
-    @property
-    def begun(self) -> Opening:
-        """The opening, which comes before all that is asked of a report."""
-        assert self.opening is not None
-        return self.opening
+        super().add(answer)
+        if isinstance(answer, Sample):
+            self._parts[answer.subject, answer.kind].append(answer.energy)
 
     @property
     def request(self) -> Energies:
         assert isinstance(self.begun.request, Energies)
         return self.begun.request
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return names_of(self.begun)
 
     @property
     def measured(self) -> int:
@@ -112,10 +87,6 @@ class EnergyReport:
         images = self.opening.images - len(self.skipped)
         each = images * (2 if self.request.eps > 0 else 1) + self.request.generated
         return each * len(self.request.subjects)
-
-    @property
-    def complete(self) -> bool:
-        return self.opening is not None and self.measured == self.expected
 
     def energy(self, subject: int, kind: Kind) -> Floats:
         """(N,) E(x) of all images so far; the n-th clean and adversarial ones are of the same image."""
@@ -149,24 +120,25 @@ class EnergyReport:
         edges = np.linspace(low, high, _bins(list(known.values()), high - low) + 1)
         return Histogram(edges, {kind: np.histogram(energy, edges)[0] / len(energy) for kind, energy in known.items()})
 
-    def write(self, folder: Path) -> None:
-        """Put energies.json, energies.csv, energies.svg and energies.png in place of those of an earlier time.
+    def _of_model(self, number: int) -> dict[str, Any]:
+        histogram = self.histogram(number)
+        return {
+            "kinds": [row._asdict() for row in self.rows(number)],
+            "edges": histogram.edges.tolist(),
+            "shares": {kind: shares.tolist() for kind, shares in histogram.shares.items()},
+        }
 
-        Raises:
-            Refused: the folder is not ours, or a file cannot be written.
-        """
-        writing.claim(folder, RECORD, MADE_BY, (RECORD, TABLE, SVG, PNG))
-        record = msgspec.json.format(msgspec.json.encode(_record(self)))
-        writing.replace(folder / RECORD, record)
-        writing.replace(folder / TABLE, _table(self).encode("utf-8", "replace"))
-        high = _TOP + _PANEL * len(self.names) + _BOTTOM
-        svg, pixels = Svg(_WIDE, high), Pixels(_WIDE, high, zoom=2)
-        for pen in (svg, pixels):
-            _draw(pen, self)
-        writing.replace(folder / SVG, svg.document(record))
-        file = io.BytesIO()
-        Image.fromarray(pixels.picture()).save(file, "PNG")
-        writing.replace(folder / PNG, file.getvalue())
+    def _told(self) -> dict[str, Any]:
+        return {"auroc": "probability that E(x) of an image of the kind is above that of a clean one"}
+
+    def _table(self) -> str:
+        return _table(self)
+
+    def _size(self) -> tuple[float, float]:
+        return _WIDE, _TOP + _PANEL * len(self.names) + _BOTTOM
+
+    def _draw(self, pen: Pen) -> None:
+        _draw(pen, self)
 
 
 def _bins(energies: list[Floats], span: float) -> int:
@@ -185,45 +157,6 @@ def direction(row: Row) -> str:
 
 
 # Numbers ----------------------------------------------------------------------------------------------------------
-
-
-def _record(report: EnergyReport) -> dict[str, Any]:
-    opening, request = report.begun, report.request
-    models = []
-    for number, (name, checkpoint, subject) in enumerate(
-        zip(report.names, opening.checkpoints, request.subjects, strict=True)
-    ):
-        histogram = report.histogram(number)
-        models.append(
-            {
-                "name": name,
-                "title": checkpoint.title,
-                "sha256": checkpoint.sha256,
-                "precision": subject.precision,
-                "choices": subject.choices,
-                "lights": report.lights.get(number, ()),
-                "kinds": [row._asdict() for row in report.rows(number)],
-                "edges": histogram.edges.tolist(),
-                "shares": {kind: shares.tolist() for kind, shares in histogram.shares.items()},
-            }
-        )
-    record: dict[str, Any] = printable(
-        msgspec.to_builtins(
-            {
-                "made_by": MADE_BY,
-                "complete": report.complete,
-                "request": request,
-                "images": opening.images,
-                "classes": opening.classes,
-                "models": models,
-                "auroc": "probability that E(x) of an image of the kind is above that of a clean one",
-                "notes": report.notes,
-                "skipped": report.skipped,
-                "versions": opening.versions,
-            }
-        )
-    )
-    return record
 
 
 def _table(report: EnergyReport) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,14 +14,10 @@ from cem_core.images import Bytes
 from cem_core.messages import Chain, Floats, GaussianStart, NoiseStart, Refused, Sampler
 from cem_core.probes import lights, subjects
 from cem_core.probes.attacks import perturb
-from cem_core.probes.measuring import Cancelled, GoOn
+from cem_core.probes.measuring import Cancelled, GoOn, asking
 from cem_core.probes.requests import Energies
 from cem_core.probes.results import Cell, Kind, Light, Lights, Note, Opening, Sample
 from cem_core.probes.subjects import Opened
-from cem_core.runner import versions
-
-_LOOKED_AT: Final = 128
-"""Images on which the models as such are looked at."""
 
 
 def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Opening | Lights | Sample | Note]:
@@ -36,21 +31,17 @@ def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Openin
             number.
         Cancelled: `go_on` said so.
     """
-    data = datasets.open_labelled(request.data)
-    opened = [subjects.open_subject(subject) for subject in request.subjects]
-    batch = subjects.at_once(request.batch, opened)
-    checkpoints = tuple(checkpoint for _, checkpoint in opened)
-    shared = subjects.shared(checkpoints, [(data.name, data.classes)])
-    order, shown = subjects.judged(data, shared)
+    comparison = subjects.comparison(request)
+    data, opened, shared, order, shown, batch = comparison
     labels = np.zeros(len(data), np.int64)
     labels[order] = shown
     said: list[Note] = []
     measured = [_Measured(request, one, batch, said.append, go_on) for one in opened]
     generating = [each.generating for each in measured] if request.generated else []
-    yield Opening(request, checkpoints, shared.classes, len(order), (*shared.notes, *generating), versions())
+    yield comparison.opening(request, *shared.notes, *generating)
 
     skipped = subjects.noting(said)
-    some = False
+    read = False
     for first in range(0, max(len(order), request.generated), batch):
         upto = first + batch
         pictures: dict[int, tuple[Bytes, datasets.Indices]] = {}
@@ -62,15 +53,16 @@ def histograms(request: Energies, go_on: GoOn = lambda: True) -> Iterator[Openin
             for kind, work in model.of_images(pixels, kept) if len(kept) else ():
                 yield model.sample(subject, kind, len(kept), work)
             if len(kept):
-                some = True
-                yield Lights(subject, model.lights(pixels[:_LOOKED_AT], labels[kept[:_LOOKED_AT]], columns))
+                read = True
+                some = slice(lights.LOOKED_AT)
+                yield Lights(subject, model.lights(pixels[some], labels[kept[some]], columns))
             if first < request.generated:
                 last = min(upto, request.generated)
                 yield model.sample(subject, "generated", last - first, model.generated(first))
             while said:
                 yield said.pop(0)
-    if not some:
-        raise Refused(f"None of the {len(order):,} images of {data.name} can be read: choose other data.")
+    if not read:
+        raise comparison.unread()
 
 
 Work = Callable[[int, int], Tensor]
@@ -117,30 +109,30 @@ class _Measured:
         """What is done with pictures (N, H, W, 3), of which `kept` are the places in the data."""
         yield "clean", lambda first, last: self._energy(self._tensor(pixels[first:last]))
         if self._request.eps > 0:
-            yield "adversarial", lambda first, last: self._energy(self._moved(pixels[first:last], kept[first:last]))
+            yield "adversarial", lambda first, last: self._moved(pixels[first:last], kept[first:last])
 
     def _tensor(self, pixels: Bytes) -> Tensor:
         return subjects.tensor(pixels, self.opened)
 
     def _logits(self, x: Tensor) -> Tensor:
-        if not self._go_on():
-            raise Cancelled
         with torch.no_grad():
-            return self.opened.model(x)  # type: ignore[no-any-return]
+            return asking(self.opened.model, self._go_on)(x)
 
     def _energy(self, x: Tensor) -> Tensor:
         return energies.marginal(self._logits(x))
 
     def _moved(self, pixels: Bytes, kept: datasets.Indices) -> Tensor:
+        """(N,) energies of the adversarial images."""
         attack, eps = self._request.attack, self._request.eps
         x = self._tensor(pixels)
         seen = self._logits(x).argmax(1)
         seeds = [attack.seed + index for index in kept.tolist()]
         outcome = perturb(self.opened.model, x, seen, attack, eps, seeds, self._go_on)
-        stood = tuple((~outcome.flipped).tolist())
+        energy = self._energy(outcome.adversarial)
+        stood = tuple((~outcome.flipped).tolist())  # noted last: where memory does not suffice, all is done again
         vanished, stuck = int(outcome.vanished.sum()), int(outcome.stuck.sum())
         self._cells.append(Cell(0, eps, 0, tuple(seen.tolist()), stood, len(seen), vanished, stuck, outcome.broken))
-        return outcome.adversarial
+        return energy
 
     def lights(self, pixels: Bytes, labels: datasets.Indices, columns: tuple[int, ...] | None) -> tuple[Light, ...]:
         """Of the model as such, once, and of all its attacks so far. labels: indices of shared classes."""
@@ -150,7 +142,7 @@ class _Measured:
             def look(first: int, last: int) -> None:
                 x, y = self._tensor(pixels[first:last]), torch.from_numpy(labels[first:last]).to(model.device)
                 judged = subjects.restricted(model, columns)
-                found = lights.of_model(judged, model, checkpoint, x, y, self._request.attack, self._go_on)
+                found = lights.of_model(judged, model, checkpoint, x, y, self._request.attack, self._go_on, columns)
                 self._as_such = self._as_such or found
 
             subjects.halving(0, len(labels), len(labels), look, self._say)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -22,6 +23,9 @@ from cem_core.images import Bytes
 from cem_core.messages import Checkpoint, Precision, Refused
 from cem_core.probes.requests import Attack
 from cem_core.probes.results import Cell
+
+_LONGEST: Final = 16 * 2**20
+"""Bytes of a line that are read at once; one of the largest batch has a tenth of that."""
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -37,7 +41,7 @@ class Key(msgspec.Struct, frozen=True):
     images: str
     """SHA-256 of the pixels, labels and seeds of the range, and of the classes that are judged."""
     version: str = __version__
-    """Attacks may change with the program."""
+    """Attacks may change with the program, and with the package that they are of."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -88,8 +92,11 @@ class Journal:
         with _told(path):
             if not path.exists():
                 return
+            if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+                raise Refused(f"{path} is not an ordinary file: choose another place for it.")
             with path.open("rb") as file:
-                for line in file:
+                while piece := file.readline(_LONGEST):
+                    line = piece
                     if (entry := _entry(line)) is not None:
                         self._cells[_bytes(entry.key)] = entry.cell
         self._torn = not line.endswith(b"\n")
@@ -121,7 +128,10 @@ def _entry(line: bytes) -> Entry | None:
         entry = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError):
         return None
-    return entry if len(entry.cell.correct) == len(entry.cell.labels) else None
+    cell = entry.cell
+    counts = (cell.attacked, cell.vanished, cell.stuck, *cell.broken)
+    fits = len(cell.correct) == len(cell.labels) and all(0 <= count <= len(cell.labels) for count in counts)
+    return entry if fits and cell.eps == entry.key.eps else None
 
 
 _decoder = msgspec.json.Decoder(Entry)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cem_core import energies, presets, samplers
 from cem_core.messages import Floats
+from cem_core.probes.attacks import judged
 from cem_core.probes.measuring import GoOn, asking
 from cem_core.probes.requests import Landscape
 from cem_core.probes.results import Note, Plane, Survey
@@ -44,15 +45,14 @@ def landscape(request: Landscape, go_on: GoOn = lambda: True) -> Iterator[Plane 
     """The plane, and its energies after each batch of points.
 
     Raises:
-        Refused: the model cannot be opened, takes other images, or has no such class.
+        Refused: the model cannot be opened, takes other images, has no such class, or gives logits that are no numbers.
         Cancelled: `go_on` said so.
     """
     model, checkpoint = open_subject(request.subject)
     check_images(checkpoint, request.pixels, request.label)
     logits_of = asking(model, go_on)
     x = torch.tensor(request.pixels[:1], device=model.device)
-    with torch.no_grad():
-        seen = logits_of(x).argmax(1)
+    seen = judged(logits_of, x).argmax(1)
     plane = along(request.pixels, request.extent, request.seed)
     if plane is None:  # one image, however often
         plane = around(logits_of, x, seen, request.extent or EXTENT, request.seed)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cem_core import writing
 from cem_core.drawing import INK, MUTED, PAPER, Box, Pixels, span, ticks
-from cem_core.images import Bytes
+from cem_core.images import Bytes, png
 from cem_core.messages import Floats
 from cem_core.probes.results import Plane, Survey
 
@@ -50,9 +50,7 @@ def write(folder: Path, plane: Plane, survey: Survey, title: str, about: Mapping
     }
     writing.replace(folder / RECORD, msgspec.json.format(msgspec.json.encode(told)))
     writing.replace(folder / "landscape.csv", _table(plane, survey).encode())
-    file = io.BytesIO()
-    Image.fromarray(picture(plane, survey.energy, title)).save(file, "PNG")
-    writing.replace(folder / "landscape.png", file.getvalue())
+    writing.replace(folder / "landscape.png", png(picture(plane, survey.energy, title)))
 
 
 def _table(plane: Plane, survey: Survey) -> str:

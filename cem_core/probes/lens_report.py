@@ -10,11 +10,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from cem_core import writing
 from cem_core.drawing import INK, Box, Pen, Pixels, Svg, axes, colour_of, span, ways
-from cem_core.images import Bytes, enlarge, signed, signed_scale
+from cem_core.images import Bytes, enlarge, png, signed, signed_scale
 from cem_core.messages import Floats
 from cem_core.presets import SAMPLERS
 from cem_core.probes.results import Split
@@ -99,9 +98,9 @@ class LensReport:
         for pen in (svg, pixels):
             self._draw(pen, title)
         writing.replace(folder / "lens.svg", svg.document(text))
-        writing.replace(folder / "lens.png", _png(pixels.picture()))
+        writing.replace(folder / "lens.png", png(pixels.picture()))
         for name, _, _, _, picture in maps:
-            writing.replace(folder / name, _png(picture))
+            writing.replace(folder / name, png(picture))
 
     def _drawn(self) -> Iterator[tuple[str, int, str, float, Bytes]]:
         """File, step, part, scale and picture of each map: zero is mid-grey, and the scale is each one's own."""
@@ -146,9 +145,3 @@ class LensReport:
 
 
 _WIDE, _HIGH = 1040.0, 720.0
-
-
-def _png(pixels: Bytes) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cem_core.messages import Checkpoint, Refused
-from cem_core.probes.measuring import Cancelled, GoOn
+from cem_core.probes.measuring import Cancelled, GoOn, asking
 from cem_core.probes.requests import MAX_EPS, Attack
 from cem_core.probes.results import Cell, Light, State, wilson
 
@@ -44,6 +44,8 @@ BETTER: Final = 0.05
 """Share of the images that another normalisation must recognise in addition."""
 DEVIATIONS: Final = 2.4
 """Of a sign test: one of four readings looks better by chance three times in a hundred, were they equally good."""
+LOOKED_AT: Final = 128
+"""Images on which a model as such is looked at."""
 ENOUGH: Final = 10
 """Labelled images below which a share says little."""
 UNBOUNDED: Final = 16
@@ -61,6 +63,7 @@ def of_model(
     y: Tensor,
     attack: Attack,
     go_on: GoOn = lambda: True,
+    columns: tuple[int, ...] | None = None,
 ) -> tuple[Light, ...]:
     """What is seen of a model as such: logits, mode, preprocessing, unbounded.
 
@@ -69,33 +72,22 @@ def of_model(
         module: the model itself; None where there is nothing but a function.
         x: (B, C, H, W) in [0,1] images, at least one. y: (B,) their classes.
         attack: of it, the norm.
+        columns: which logits of the module are judged; None: all, in their order.
 
     Raises:
         Cancelled: `go_on` said so before a forward pass.
     """
     import torch
 
-    def judged(images: Tensor) -> Tensor:
-        if not go_on():
-            raise Cancelled
-        return logits_of(images)
-
-    def whole(images: Tensor) -> Tensor:
-        if not go_on():
-            raise Cancelled
-        out: Tensor = (module or logits_of)(images)
-        return out
-
+    judged, whole = asking(logits_of, go_on), asking(module or logits_of, go_on)
     mode = _mode(whole, module, x[:ALONE])  # first: in train mode, each forward pass changes what the next one gives
     with torch.no_grad():
         logits, outputs = judged(x), whole(x[:ALONE])
     right = logits.argmax(1) == y
-    # Which outputs are judged: those that are the same numbers.
-    columns = (outputs[:, None, :] - logits[:ALONE, :, None]).abs().amax(0).argmin(1)
     return (
         _logits(outputs),
         mode,
-        _preprocessing(right, columns, module, checkpoint, x, y, go_on),
+        _preprocessing(right, columns or tuple(range(logits.shape[1])), module, checkpoint, x, y, go_on),
         _unbounded(judged, x[right][:UNBOUNDED], y[right][:UNBOUNDED], attack),
     )
 
@@ -244,7 +236,7 @@ def _mode(whole: Logits, module: nn.Module | None, x: Tensor) -> Light:
 
 def _preprocessing(
     right: Tensor,
-    columns: Tensor,
+    columns: tuple[int, ...],
     module: nn.Module | None,
     checkpoint: Checkpoint,
     x: Tensor,
@@ -286,7 +278,7 @@ def _preprocessing(
 
 def _better_normalisation(
     right: Tensor,
-    columns: Tensor,
+    columns: tuple[int, ...],
     module: nn.Module | None,
     checkpoint: Checkpoint,
     x: Tensor,

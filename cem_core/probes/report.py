@@ -1,4 +1,4 @@
-"""What has come of an accuracy so far: its points and lights, and the files that are made of them. No torch."""
+"""What has come of a measurement over a set of images, and of an accuracy: points, lights and files. No torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from PIL import Image
 
 from cem_core import writing
 from cem_core.drawing import GRID, INK, MUTED, Box, Pen, Pixels, Svg, colour_of, ticks
+from cem_core.images import png
 from cem_core.messages import Norm
 from cem_core.probes import lights
 from cem_core.probes.requests import ATTACKS, Accuracy, Attack
@@ -59,21 +59,38 @@ def names_of(opening: Opening) -> tuple[str, ...]:
     return tuple(found)
 
 
-class Report:
-    """Answers to an `Accuracy`, added up as they come."""
+class Files(NamedTuple):
+    """Names of what is written into a folder, and who it is made by."""
+
+    made_by: str
+    record: str
+    table: str
+    svg: str
+    png: str
+    beside: tuple[str, ...] = ()
+
+    def claim(self, folder: Path) -> None:
+        """Make the folder if it is not there; what else is in it stays as it is.
+
+        Raises:
+            Refused: it cannot be made, or holds files of our names that are not ours.
+        """
+        writing.claim(folder, self.record, self.made_by, (*self[1:5], *self.beside))
+
+
+class Gathered:
+    """What the answers to any request over a set of images have in common."""
+
+    files: ClassVar[Files]
 
     def __init__(self) -> None:
         self.opening: Opening | None = None
         self.lights: dict[int, tuple[Light, ...]] = {}
-        """Of each model as such, by its index."""
+        """Of each model, by its index: the last that was told."""
         self.notes: list[str] = []
         """What was met on the way, and what is left out."""
         self.skipped: dict[str, str] = {}
         """Images that could not be read, and why."""
-        self._counts: dict[tuple[int, float], NDArray[np.int64]] = {}
-        """(2, K) of each model and ε: how many images of each class are right, and how many there are."""
-        self._attacks: dict[tuple[int, float], Cell] = {}
-        """What the attacks have told, added up without the images: a long measurement is shown many times."""
 
     def add(self, answer: Answer) -> None:
         match answer:
@@ -82,8 +99,6 @@ class Report:
                 self.notes += answer.notes
             case Lights():
                 self.lights[answer.subject] = answer.lights
-            case Cell():
-                self._count(answer)
             case Note(skipped=""):
                 self.notes.append(answer.says)
             case Note():
@@ -96,6 +111,111 @@ class Report:
         return self.opening
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return names_of(self.begun)
+
+    @property
+    def measured(self) -> int:
+        """How many numbers are known."""
+        raise NotImplementedError
+
+    @property
+    def expected(self) -> int:
+        """How many it will be in the end."""
+        raise NotImplementedError
+
+    @property
+    def complete(self) -> bool:
+        return self.opening is not None and self.measured == self.expected
+
+    def write(self, folder: Path) -> None:
+        """Put the record, the table and both drawings in place of those of an earlier time.
+
+        Raises:
+            Refused: the folder is not ours, or a file cannot be written.
+        """
+        self.files.claim(folder)
+        record = msgspec.json.format(msgspec.json.encode(self._record()))
+        writing.replace(folder / self.files.record, record)
+        writing.replace(folder / self.files.table, self._table().encode("utf-8", "replace"))
+        wide, high = self._size()
+        svg, pixels = Svg(wide, high), Pixels(wide, high, zoom=2)
+        for pen in (svg, pixels):
+            self._draw(pen)
+        writing.replace(folder / self.files.svg, svg.document(record))
+        writing.replace(folder / self.files.png, png(pixels.picture()))
+
+    def _record(self) -> dict[str, Any]:
+        opening = self.begun
+        models = [
+            {
+                "name": name,
+                "title": checkpoint.title,
+                "sha256": checkpoint.sha256,
+                "precision": subject.precision,
+                "choices": subject.choices,
+                "lights": self.lights.get(number, ()),
+                **self._of_model(number),
+            }
+            for number, (name, checkpoint, subject) in enumerate(
+                zip(self.names, opening.checkpoints, opening.request.subjects, strict=True)
+            )
+        ]
+        found: dict[str, Any] = printable(
+            msgspec.to_builtins(
+                {
+                    "made_by": self.files.made_by,
+                    "complete": self.complete,
+                    "request": opening.request,
+                    "images": opening.images,
+                    "classes": opening.classes,
+                    "models": models,
+                    **self._told(),
+                    "notes": self.notes,
+                    "skipped": self.skipped,
+                    "versions": opening.versions,
+                }
+            )
+        )
+        return found
+
+    def _of_model(self, number: int) -> dict[str, Any]:
+        """What the record says of a model besides what it is."""
+        raise NotImplementedError
+
+    def _told(self) -> dict[str, Any]:
+        """What else the record says."""
+        return {}
+
+    def _table(self) -> str:
+        raise NotImplementedError
+
+    def _size(self) -> tuple[float, float]:
+        """Of the drawing, width and height."""
+        raise NotImplementedError
+
+    def _draw(self, pen: Pen) -> None:
+        raise NotImplementedError
+
+
+class Report(Gathered):
+    """Answers to an `Accuracy`, added up as they come."""
+
+    files = Files(MADE_BY, RESULTS, TABLE, SVG, PNG, (JOURNAL,))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[tuple[int, float], NDArray[np.int64]] = {}
+        """(2, K) of each model and ε: how many images of each class are right, and how many there are."""
+        self._attacks: dict[tuple[int, float], Cell] = {}
+        """What the attacks have told, added up without the images: a long measurement is shown many times."""
+
+    def add(self, answer: Answer) -> None:
+        super().add(answer)
+        if isinstance(answer, Cell):
+            self._count(answer)
+
+    @property
     def request(self) -> Accuracy:
         assert isinstance(self.begun.request, Accuracy)
         return self.begun.request
@@ -104,10 +224,6 @@ class Report:
     def eps(self) -> tuple[float, ...]:
         """Those asked for, from small to large."""
         return tuple(sorted(set(self.request.eps)))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return names_of(self.begun)
 
     @property
     def measured(self) -> int:
@@ -120,10 +236,6 @@ class Report:
         if self.opening is None:
             return 0
         return (self.opening.images - len(self.skipped)) * len(self.request.subjects) * len(set(self.request.eps))
-
-    @property
-    def complete(self) -> bool:
-        return self.opening is not None and self.measured == self.expected
 
     def points(self, subject: int) -> list[Point]:
         """The accuracies of a model as far as they are known, from small ε to large."""
@@ -142,23 +254,27 @@ class Report:
         seen = lights.of_cells([self._attacks[key]], self.request.attack)
         return Point(key[1], sum(right), sum(all_), tuple(zip(right, all_, strict=True)), seen)
 
-    def write(self, folder: Path) -> None:
-        """Put results.json, results.csv, curve.svg and curve.png in place of those of an earlier time.
+    def _of_model(self, number: int) -> dict[str, Any]:
+        norm = self.request.attack.norm
+        points = [
+            {
+                **msgspec.to_builtins(point),
+                "told": told(point.eps, norm),
+                "accuracy": point.accuracy,
+                "band": point.band,
+            }
+            for point in self.points(number)
+        ]
+        return {"points": points}
 
-        Raises:
-            Refused: as `claim`, or a file cannot be written.
-        """
-        claim(folder)
-        results = msgspec.json.format(msgspec.json.encode(_results(self)))
-        writing.replace(folder / RESULTS, results)
-        writing.replace(folder / TABLE, _table(self).encode("utf-8", "replace"))
-        svg, pixels = Svg(_WIDE, _HIGH), Pixels(_WIDE, _HIGH, zoom=2)
-        for pen in (svg, pixels):
-            _draw(pen, self)
-        writing.replace(folder / SVG, svg.document(results))
-        file = io.BytesIO()
-        Image.fromarray(pixels.picture()).save(file, "PNG")
-        writing.replace(folder / PNG, file.getvalue())
+    def _table(self) -> str:
+        return _table(self)
+
+    def _size(self) -> tuple[float, float]:
+        return _WIDE, _HIGH
+
+    def _draw(self, pen: Pen) -> None:
+        _draw(pen, self)
 
 
 def _joined(one: Cell, other: Cell) -> Cell:
@@ -173,58 +289,7 @@ def _joined(one: Cell, other: Cell) -> Cell:
     )
 
 
-def claim(folder: Path) -> None:
-    """Make the folder if it is not there; what else is in it stays as it is.
-
-    Raises:
-        Refused: it cannot be made, or holds files of our names that are not ours.
-    """
-    writing.claim(folder, RESULTS, MADE_BY, (RESULTS, TABLE, SVG, PNG, JOURNAL))
-
-
 # Numbers ----------------------------------------------------------------------------------------------------------
-
-
-def _results(report: Report) -> dict[str, Any]:
-    opening, request = report.begun, report.request
-    models = [
-        {
-            "name": name,
-            "title": checkpoint.title,
-            "sha256": checkpoint.sha256,
-            "precision": subject.precision,
-            "choices": subject.choices,
-            "lights": report.lights.get(number, ()),
-            "points": [
-                {
-                    **msgspec.to_builtins(point),
-                    "told": told(point.eps, request.attack.norm),
-                    "accuracy": point.accuracy,
-                    "band": point.band,
-                }
-                for point in report.points(number)
-            ],
-        }
-        for number, (name, checkpoint, subject) in enumerate(
-            zip(report.names, opening.checkpoints, request.subjects, strict=True)
-        )
-    ]
-    found: dict[str, Any] = printable(
-        msgspec.to_builtins(
-            {
-                "made_by": MADE_BY,
-                "complete": report.complete,
-                "request": request,
-                "images": opening.images,
-                "classes": opening.classes,
-                "models": models,
-                "notes": report.notes,
-                "skipped": report.skipped,
-                "versions": opening.versions,
-            }
-        )
-    )
-    return found
 
 
 def printable(value: Any) -> Any:

@@ -149,6 +149,7 @@ class Smallest(msgspec.Struct, frozen=True, eq=False):
     def __post_init__(self) -> None:
         _models(self.subjects)
         _whole("Steps of an attack", self.steps, 1, 10_000)
+        _whole("The seed of an attack", self.seed, 0, 2**31 - 1)
         if not self.path and self.pixels is None:
             raise Refused("There is no image to attack: choose one.")
 

@@ -12,10 +12,8 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from cem_core import images, writing
-from cem_core.images import Bytes
 from cem_core.messages import Checkpoint
 from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Flip
@@ -87,18 +85,12 @@ def _pictures(checkpoint: Checkpoint, flip: Flip) -> Iterator[tuple[str, bytes]]
         return
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", checkpoint.name.removesuffix(Path(checkpoint.path).suffix))[:60].strip("-.")
     name = f"{flip.subject + 1}-{slug or 'model'}-{flip.norm}"
-    yield f"{name}-adversarial.png", _png(images.to_uint8(images.hwc(flip.adversarial[None])[0]))
+    yield f"{name}-adversarial.png", images.png(images.to_uint8(images.hwc(flip.adversarial[None])[0]))
     shown = images.difference(flip.adversarial[None], flip.pixels[None], gain(flip))[0]
-    yield f"{name}-difference-x{gain(flip)}.png", _png(shown)
+    yield f"{name}-difference-x{gain(flip)}.png", images.png(shown)
     file = io.BytesIO()
     np.save(file, flip.adversarial, allow_pickle=False)
     yield f"{name}-adversarial.npy", file.getvalue()
-
-
-def _png(picture: Bytes) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def _table(checkpoints: Sequence[Checkpoint], flips: Sequence[Flip]) -> str:

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cem_core import checkpoints
+from cem_core import checkpoints, datasets
 from cem_core.datasets import Indices, Labelled, Skipped, in_turns
 from cem_core.images import Bytes
 from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.models import Model
+from cem_core.probes.attacks import packages
 from cem_core.probes.classes import alike as alike
-from cem_core.probes.requests import Subject
-from cem_core.probes.results import Note
-from cem_core.runner import out_of_memory
+from cem_core.probes.requests import Accuracy, Energies, Subject
+from cem_core.probes.results import Note, Opening
+from cem_core.runner import out_of_memory, versions
 from cem_core.samplers import Logits
 
 _SMALL: Final = 64
@@ -84,7 +85,8 @@ def shared(models: Sequence[Checkpoint], others: Sequence[tuple[str, Sequence[st
         raise Refused(_nothing_in_common(lists, len(common)))
     kept = [key for key in keys[0] if key in common]
     names = dict(zip(keys[0], models[0].classes, strict=True))
-    columns = [None if one == kept else tuple(map(one.index, kept)) for one in keys[: len(models)]]
+    places = [{key: place for place, key in enumerate(one)} for one in keys[: len(models)]]
+    columns = [None if one == kept else tuple(of[key] for key in kept) for one, of in zip(keys, places, strict=False)]
     notes = tuple(
         f"{len(common):,} of the {len(one):,} classes of {name} are judged, being shared by all; its others are left "
         f"out: {_some([entry for entry, key in zip(classes, one, strict=True) if key not in common])}."
@@ -122,6 +124,40 @@ def judged(data: Labelled, shared: Shared) -> tuple[Indices, Indices]:
     if not len(order):
         raise Refused(f"{data.name} has no image of a class that all models know: choose other data.")
     return order, labels[order]
+
+
+class Comparison(NamedTuple):
+    """Models and the images that they are measured on."""
+
+    data: Labelled
+    opened: tuple[Opened, ...]
+    shared: Shared
+    order: Indices
+    """(N,) the images of a shared class, the classes in turns."""
+    labels: Indices
+    """(N,) the shared class of each."""
+    batch: int
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        return tuple(checkpoint for _, checkpoint in self.opened)
+
+    def opening(self, request: Accuracy | Energies, *notes: str) -> Opening:
+        """What is measured, and what else to know of it."""
+        known = versions() | packages(request.attack)
+        return Opening(request, self.checkpoints, self.shared.classes, len(self.order), notes, known)
+
+    def unread(self) -> Refused:
+        """What is said where not one image can be read."""
+        return Refused(f"None of the {len(self.order):,} images of {self.data.name} can be read: choose other data.")
+
+
+def comparison(request: Accuracy | Energies) -> Comparison:
+    """Raises Refused if a model or the data cannot be used, or they share no classes."""
+    data = datasets.open_labelled(request.data)
+    opened = tuple(open_subject(subject) for subject in request.subjects)
+    common = shared([checkpoint for _, checkpoint in opened], [(data.name, data.classes)])
+    return Comparison(data, opened, common, *judged(data, common), at_once(request.batch, opened))
 
 
 def restricted(model: Model, columns: tuple[int, ...] | None) -> Logits:

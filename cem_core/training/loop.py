@@ -100,7 +100,7 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
         raise Refused(f"{len(training):,} images make no batch of {optimiser.batch:,}: use a smaller batch.")
     total = optimiser.epochs * an_epoch
     state = _begun(recipe, len(classes), place)
-    _recall(out / STATE, state)
+    _recall(out / STATE, state, total)
     parameters = sum(weights.numel() for weights in state.net.parameters())
     yield Began(
         recipe.name, len(training), len(held), classes, total, state.step, parameters,
@@ -110,7 +110,7 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
 
     def net(x: Tensor) -> Tensor:
         with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            out: Tensor = state.net(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+            out: Tensor = state.net(((x - mean) / std).contiguous(memory_format=_layout(place)))
         return out
 
     order: NDArray[np.int64] = np.empty(0, np.int64)
@@ -191,6 +191,11 @@ def _build(network: NetworkRecipe, classes: int) -> PreActResNet:
     )  # fmt: skip
 
 
+def _layout(place: torch.device) -> torch.memory_format:
+    """Channels last are no faster on a CPU; and for few of them, gradients of strided convolutions crash there."""
+    return torch.channels_last if place.type == "cuda" else torch.contiguous_format
+
+
 def _begun(recipe: Recipe, classes: int, place: torch.device) -> _State:
     """Weights as He et al. draw them, from the recipe's seed."""
     net, average = _build(recipe.network, classes), _build(recipe.network, classes)
@@ -203,7 +208,7 @@ def _begun(recipe: Recipe, classes: int, place: torch.device) -> _State:
             nn.init.zeros_(part.bias)
     average.load_state_dict(net.state_dict())
     for module in (net, average):
-        module.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(place, memory_format=_layout(place))  # type: ignore[call-overload]
     average.requires_grad_(False)
     momentum = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     return _State(net, average, momentum)
@@ -263,7 +268,6 @@ def _measured(
 ) -> Epoch:
     """Accuracies of the averaged weights on the images held out, and their checkpoint."""
     file = f"{EPOCHS}/{recipe.name}-{epoch:03}.safetensors"
-    (out / EPOCHS).mkdir(exist_ok=True)
     writing.replace(out / file, _checkpoint(state, recipe, classes))
     objective = recipe.objective
     norm = objective.norm if isinstance(objective, Adversarial) else "l2"
@@ -297,13 +301,19 @@ def _measured(
 
 
 def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> bytes:
-    """The averaged weights in the project's own format; convolutions in half precision, as half the bytes do."""
+    """The averaged weights in the project's own format; convolutions in half precision, as half the bytes do.
+
+    Raises:
+        Refused: they have become infinite, or no numbers.
+    """
     tensors = {
         ("linear" + key.removeprefix("head") if key.startswith("head.") else key): (
             value.half() if value.ndim > 1 else value
         ).contiguous().cpu()
         for key, value in state.average.state_dict().items()
     }  # fmt: skip
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise Refused(f"The weights became infinite before step {state.step:,}: try a smaller rate, or float32.")
     network = recipe.network
     metadata = {
         "format": "cem-explorer", "name": recipe.name, "family": network.family, "activation": network.activation,
@@ -322,11 +332,13 @@ def _keep(path: Path, state: _State) -> None:
     writing.replace(path, save(kept, {"step": str(state.step), "seconds": str(state.seconds)}))
 
 
-def _recall(path: Path, state: _State) -> None:
+def _recall(path: Path, state: _State, total: int) -> None:
     """Go on from a state that was kept, if there is one."""
     if not path.exists():
         return
     try:
+        if not path.is_file():  # a pipe might never end
+            raise ValueError
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -337,6 +349,8 @@ def _recall(path: Path, state: _State) -> None:
         for name, value in state.momentum.items():
             value.copy_(parts["momentum."][name])
         state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
+        if not (0 <= state.step <= total and 0 <= state.seconds < math.inf):
+            raise ValueError
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise Refused(f"{path} is damaged or of another training: delete it to begin anew.") from error
 
@@ -349,8 +363,14 @@ class _Log:
         self._recipe = msgspec.json.format(msgspec.json.encode(recipe))
         self._file: IO[bytes] | None = None
         try:
-            if (out / RECIPE).exists() and (out / RECIPE).read_bytes() != self._recipe:
+            if not (out / RECIPE).exists():
+                others = [name for name in (LOG, STATE, EPOCHS, f"{recipe.name}.safetensors") if (out / name).exists()]
+                if others:
+                    raise Refused(f"{out} holds {others[0]}, but no recipe of a training: choose another folder.")
+            elif not (out / RECIPE).is_file() or (out / RECIPE).read_bytes() != self._recipe:
                 raise Refused(f"{out} holds a training by another recipe: choose another folder.")
+            if (out / LOG).exists() and not (out / LOG).is_file():  # a pipe might never end
+                raise Refused(f"{out / LOG} is no ordinary file: choose another folder.")
         except OSError as error:
             raise Refused(f"{out} cannot be read ({error.strerror or error}): choose another folder.") from error
 
@@ -359,11 +379,12 @@ class _Log:
             if self._file is None:
                 self._out.mkdir(parents=True, exist_ok=True)
                 writing.replace(self._out / RECIPE, self._recipe)
+                (self._out / EPOCHS).mkdir(exist_ok=True)
                 self._file = (self._out / LOG).open("ab")
             self._file.write(msgspec.json.encode(word) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise Refused(f"{self._out} cannot be written ({error.strerror or error}): make room.") from error
+            raise Refused(f"{self._out} cannot be written ({error.strerror or error}): make room, or choose another.") from error
 
     def close(self) -> None:
         if self._file is not None:

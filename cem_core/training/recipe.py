@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from cem_core.messages import MAX_SEED, Norm, Precision, Refused
+from cem_core.training.progress import STATE
+
+_LONGEST_NAME: Final = 100
+"""Bytes."""
+_LARGEST: Final = 2**20
+"""Bytes of a recipe."""
 
 
 def _within(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    if not math.isfinite(value) or not (low < value if above else low <= value) or value > high:
+    if not (low < value if above else low <= value) or not value <= high:  # as NaN is neither
         bounds = f"above {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
-        raise Refused(f"{name} must be {bounds}, not {value:g}.")
+        given = f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else "a number of many digits"
+        raise Refused(f"{name} must be {bounds}, not {given}.")
 
 
 class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="standard", tag_field="kind"):
@@ -77,6 +83,8 @@ class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _within("width", self.width, 1, 1024)
         _within("size", self.size, 8, 256)
+        for value in self.mean:
+            _within("mean", value, -100, 100)
         for value in self.std:
             _within("std", value, 0, 100, above=True)
 
@@ -99,7 +107,7 @@ class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         _within("epochs", self.epochs, 1, 100_000)
-        _within("batch", self.batch, 1, 100_000)
+        _within("batch", self.batch, 2, 100_000)  # batch norm has nothing to go by with one image
         _within("rate", self.rate, 0, 1000, above=True)
         for name in ("rise", "momentum", "average", "smoothing"):
             _within(name, getattr(self, name), 0, 1)
@@ -118,15 +126,24 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or not self.name.isprintable():
-            raise Refused(f"The name of a recipe becomes the name of a file: {self.name!r} cannot be one.")
+        plain = Path(self.name).name == self.name and self.name.isprintable() and not self.name.startswith(".")
+        if not plain or not 0 < len(self.name.encode()) <= _LONGEST_NAME or f"{self.name}.safetensors" == STATE:
+            shown = self.name if len(self.name) <= _LONGEST_NAME else f"{self.name[:20]}…"
+            raise Refused(f"The name of a recipe becomes the name of a file: {shown!r} cannot be one.")
         _within("seed", self.seed, 0, MAX_SEED)
+        if self.data.crop >= self.network.size:
+            raise Refused(f"crop must be below the size of the images, {self.network.size}, not {self.data.crop}.")
 
 
 def read(path: Path) -> Recipe:
     """A recipe from a TOML file. Raises Refused where a key is unknown, missing or out of range, and says which."""
     try:
-        text = path.read_bytes()
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+            raise Refused(f"{path} is not an ordinary file: choose another.")
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise Refused(f"{path} is larger than {_LARGEST // 2**20} MB, which no recipe is: choose another.")
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
     try:
@@ -134,7 +151,7 @@ def read(path: Path) -> Recipe:
     except msgspec.ValidationError as error:
         said = str(error.__cause__ if isinstance(error.__cause__, Refused) else error)
         raise Refused(f"{path.name}: {said.rstrip('.')}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is not TOML: {str(error).splitlines()[0].rstrip('.')}.") from error
     data = msgspec.structs.replace(recipe.data, path=str(path.parent / recipe.data.path))  # absolute ones stay
     return msgspec.structs.replace(recipe, data=data)

@@ -15,7 +15,6 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core import bundle
 from cem_core.messages import Norm
@@ -26,6 +25,7 @@ from cem_gui.widgets import lights
 from cem_gui.widgets.band_plot import SYMBOLS, BandCurve, BandPlot
 from cem_gui.widgets.card import Card, small
 from cem_gui.widgets.class_bars import ClassBars
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.lights import LightsView
 from cem_gui.widgets.measure_view import MeasureView
 from cem_gui.widgets.set_choice import SetChoice
@@ -60,8 +60,7 @@ class AccuracyPanel(MeasureView):
             header.setSectionResizeMode(column, mode)
         self.table.itemClicked.connect(self._picked)
         self.table.currentItemChanged.connect(self._show_chosen)
-        self.chosen = QElidingLabel("")
-        self.chosen.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.chosen = Elided(mode=Qt.TextElideMode.ElideMiddle)
         self.lights = LightsView()
         self.classes = ClassBars()
         self._report: Report | None = None

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QComboBox, QSizePolicy, QVBoxLayout, QWidget
-from superqt import QElidingLabel
 
 from cem_core.events import Kind
 from cem_core.messages import Floats, Norm, RunStart
 from cem_core.session import Numbers
 from cem_gui.widgets.card import small
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.marks import Mark
 from cem_gui.widgets.plot import Plot
 
@@ -61,7 +61,7 @@ class CurvesPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
-        self.beside = QElidingLabel("")
+        self.beside = Elided()
         self.beside.setObjectName("muted")
         self.beside.setToolTip("The run whose curves are dashed")
         self.beside.hide()

@@ -19,7 +19,6 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core import bundle
 from cem_core.messages import Norm
@@ -30,6 +29,7 @@ from cem_core.probes.results import Light
 from cem_gui import theme
 from cem_gui.widgets import lights
 from cem_gui.widgets.card import Card, muted, small
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.histogram import HistogramPlot, marked
 from cem_gui.widgets.lights import LightsView
 from cem_gui.widgets.measure_view import MeasureView
@@ -70,8 +70,7 @@ class _OfModel(Card):
         super().__init__("")
         self.number = number
         self.title.hide()
-        self.name = QElidingLabel("")
-        self.name.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.name = Elided(mode=Qt.TextElideMode.ElideMiddle)
         self.why = QPushButton("–")
         self.why.setCheckable(True)
         self.why.setObjectName("chip")
@@ -128,8 +127,7 @@ class EnergiesPanel(MeasureView):
         self.models = [_OfModel(number) for number in range(MODELS)]
         self.alone = small(_ALONE)
         self.alone.setWordWrap(True)
-        self.chosen = QElidingLabel("")
-        self.chosen.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.chosen = Elided(mode=Qt.TextElideMode.ElideMiddle)
         self.lights = LightsView()
         self._which = QButtonGroup(self)
         self._which.setExclusive(False)  # none may be pressed either

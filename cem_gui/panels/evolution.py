@@ -18,12 +18,12 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core import images
 from cem_core.images import hwc
 from cem_core.messages import Floats, RunStart, Step
 from cem_gui import theme
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_image
 from cem_gui.widgets.large_image import LargeImage
 from cem_gui.widgets.notice import Notice
@@ -83,11 +83,12 @@ class EvolutionPanel(QWidget):
         self.lens.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.lens.setAccessibleName("CEM lens")
         self.lens.clicked.connect(self.lens_wanted)
-        self.cost = QElidingLabel("")
+        self.cost = Elided()
         self.cost.setObjectName("muted")
         buttons.addWidget(self.lens)
         buttons.addWidget(self.cost, 1)
         group = QButtonGroup(self)
+        self._of_parts: list[QPushButton] = []
         for view, text, key in _VIEWS:
             action = QAction(text, self.views)
             action.setCheckable(True)
@@ -105,6 +106,8 @@ class EvolutionPanel(QWidget):
             action.toggled.connect(button.setChecked)
             group.addButton(button)
             buttons.addWidget(button)
+            if view in _PARTS:
+                self._of_parts.append(button)
         self.views.triggered.connect(self._view_chosen)
         self.gain = QComboBox()
         self.gain.setAccessibleName("Amplification of the difference")
@@ -138,7 +141,7 @@ class EvolutionPanel(QWidget):
         self.stack = QStackedWidget()
         for widget in (self._empty_page, self.grid, self.large):
             self.stack.addWidget(widget)
-        self.about = QElidingLabel("")
+        self.about = Elided()
         self.about.setObjectName("muted")
         self.probe = QLabel("")
         self.probe.setObjectName("muted")
@@ -195,6 +198,8 @@ class EvolutionPanel(QWidget):
     def show_lens(self, on: bool) -> None:
         """Whether the lens is on; if it is not, there are no parts to be seen."""
         self.lens.setChecked(on)
+        for button in self._of_parts:
+            button.setVisible(on)  # else a narrow window has no room to spare for them
         if not on:
             self._maps = None
             self.show_cost("", "")

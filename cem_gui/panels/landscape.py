@@ -19,12 +19,12 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core.images import hwc, to_uint8
 from cem_core.messages import Floats
 from cem_core.probes.results import Plane, Survey
 from cem_gui.widgets.card import Card, form, muted
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.heat_map import HeatMap
 from cem_gui.widgets.image_grid import Bytes
 from cem_gui.widgets.notice import Notice
@@ -33,7 +33,7 @@ from cem_gui.widgets.picture import Picture
 Which = Literal["around", "along"]
 
 SIZES: Final = (32, 64, 128)
-_NARROWEST: Final = 480
+_NARROWEST: Final = 400
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _SETTLE_MS: Final = 150
 _SIDE: Final = 250
@@ -69,6 +69,8 @@ class LandscapePanel(QWidget):
         self._steps: Sequence[int] = ()
         self._value = "E(x)"
         self._pin: tuple[float, float] | None = None
+        self._is_chosen = False
+        """The person chose a plane."""
         self._settling = QTimer(self)
         self._settling.setSingleShot(True)
         self._settling.setInterval(_SETTLE_MS)
@@ -137,7 +139,7 @@ class LandscapePanel(QWidget):
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.map)
         middle = Card("Energies")
-        self.model = QElidingLabel("")
+        self.model = Elided()
         self.model.setObjectName("muted")
         self.model.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         middle.head.addWidget(self.model, 2)
@@ -181,6 +183,7 @@ class LandscapePanel(QWidget):
 
         for box in (self.which, self.energy, self.label, self.size_):
             box.currentIndexChanged.connect(self._choices_changed)
+        self.which.activated.connect(self._which_chosen)
         self.extent.valueChanged.connect(self._choices_changed)
         self.seed.valueChanged.connect(self._choices_changed)
         self.run.clicked.connect(self.run_wanted)
@@ -201,6 +204,16 @@ class LandscapePanel(QWidget):
             extent=self.extent.value() or None,
             seed=self.seed.value(),
         )
+
+    def suggest(self, which: Which) -> None:
+        """The plane that shows most, unless the person chose one."""
+        if not self._is_chosen:
+            with QSignalBlocker(self.which):
+                self.which.setCurrentIndex(self.which.findData(which))
+
+    @Slot()
+    def _which_chosen(self) -> None:
+        self._is_chosen = True
 
     @Slot()
     def _choices_changed(self) -> None:

@@ -21,7 +21,6 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core import images
 from cem_core.images import hwc
@@ -31,6 +30,7 @@ from cem_core.session import Numbers
 from cem_gui import theme
 from cem_gui.widgets.band_plot import SYMBOLS
 from cem_gui.widgets.card import Card, muted, small
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.image_grid import Bytes
 from cem_gui.widgets.matrix import Matrix
 from cem_gui.widgets.notice import Notice
@@ -64,12 +64,12 @@ class Column(QFrame):
         self.setObjectName("card")
         self._index = index
         self.symbol = QLabel(SYMBOLS[index])
-        self.name = QElidingLabel("")
+        self.name = Elided()
         font = self.name.font()
         font.setBold(True)
         self.name.setFont(font)
         self.symbol.setFixedHeight(self.name.sizeHint().height())  # some symbols are of another font
-        self.about = QElidingLabel("")
+        self.about = Elided()
         self.about.setObjectName("muted")
         self.about.setFont(small().font())
         self.image = Picture(f"Image of model {index + 1}", _LEAST)
@@ -249,7 +249,7 @@ class LinkedPanel(QWidget):
         self.empty.setObjectName("muted")
         self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.empty.setWordWrap(True)
-        self.about = QElidingLabel("")
+        self.about = Elided()
         self.about.setObjectName("muted")
         self.gain = QComboBox()
         self.gain.setAccessibleName("Amplification of the difference")

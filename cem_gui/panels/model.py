@@ -7,10 +7,10 @@ from typing import Final
 
 from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QProgressBar, QPushButton, QStackedWidget, QVBoxLayout, QWidget
-from superqt import QElidingLabel
 
 from cem_core.messages import Checkpoint, Device, Precision
 from cem_gui.widgets.card import Card, form, row
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.fact import FactLine
 
 _SHOW_AFTER_MS: Final = 200
@@ -146,8 +146,7 @@ class OpeningRow(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.what = QElidingLabel("")
-        self.what.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.what = Elided(mode=Qt.TextElideMode.ElideMiddle)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(4)

@@ -19,10 +19,10 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core.sessions import Settings, told_size
 from cem_gui.widgets.card import form, row
+from cem_gui.widgets.elided import Elided
 
 _GB: Final = 10**9
 _MB: Final = 2**20
@@ -51,8 +51,7 @@ class RecordingDialog(QDialog):
         self.record = QCheckBox("Record every run as it happens")
         self.record.setChecked(records)
         self.record.setToolTip("Off: a run is gone when the program ends. The next run heeds it.")
-        self.where = QElidingLabel(str(root))
-        self.where.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.where = Elided(str(root), Qt.TextElideMode.ElideMiddle)
         self.where.setToolTip(str(root))
         self.where.setMinimumWidth(300)
         self.change = QPushButton("Change…")

@@ -21,12 +21,10 @@ from PySide6.QtWidgets import (
     QListWidgetItem,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QElidingLabel
 
 from cem_core import images
 from cem_core.images import hwc, to_uint8
@@ -35,6 +33,7 @@ from cem_core.probes.results import Bound, Flip
 from cem_gui import theme
 from cem_gui.widgets.bracket import Bracket
 from cem_gui.widgets.card import Card, heading, muted, small
+from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.image_grid import Bytes, to_image
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.paired_bars import Pair, PairedBars
@@ -43,7 +42,7 @@ from cem_gui.widgets.picture import Picture
 NORMS: Final[tuple[Norm, ...]] = ("l2", "linf")
 GAINS: Final = (1, 2, 4, 8, 16, 32)
 SEEN: Final = "What each model sees"
-_NARROWEST: Final = 480
+_NARROWEST: Final = 400
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _HINT: Final = "Space measures how far the image must move until each model sees another class in it, in L2 and in L∞."
 _LEGEND: Final = "Solid: the attack failed there. Hatched: not known yet. The mark: the smallest ε that flips so far."
@@ -78,6 +77,7 @@ class SmallestPanel(QWidget):
     """QMimeData with files or an image."""
     run_wanted = Signal()
     """Measure, or end the measurement."""
+    export_wanted = Signal()
     settings_changed = Signal()
     """What was measured is not what would be."""
 
@@ -132,8 +132,11 @@ class SmallestPanel(QWidget):
         self.run.setObjectName("primary")
         self.run.setToolTip("Bisect over a strong attack, for each model in L2 and L∞ (Space)")
         self.run.setMinimumWidth(120)
+        self.save = QPushButton("Export…")
+        self.save.setToolTip("Write the ε, all energies and the adversarial images (Ctrl+E)")
+        self.save.setEnabled(False)
         self._card = Card("Image")
-        self.about = _elided()
+        self.about = Elided()
         self.about.setObjectName("muted")
         self.about.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._card.head.addWidget(self.about, 6)
@@ -156,6 +159,7 @@ class SmallestPanel(QWidget):
             controls.addWidget(field)
         controls.addStretch(1)
         controls.addWidget(self.run)
+        controls.addWidget(self.save)
         self._card.body.addLayout(controls)
 
         self.summary = QLabel()
@@ -187,6 +191,7 @@ class SmallestPanel(QWidget):
         self.strip.currentRowChanged.connect(self.image_chosen)
         self.open.clicked.connect(self.open_wanted)
         self.run.clicked.connect(self.run_wanted)
+        self.save.clicked.connect(self.export_wanted)
         self.label.currentIndexChanged.connect(self.settings_changed)
         self.steps.valueChanged.connect(self.settings_changed)
         self.gain.currentIndexChanged.connect(self._paint_differences)
@@ -251,6 +256,7 @@ class SmallestPanel(QWidget):
         if list(columns) != list(self._columns):
             self._columns, self.findings = tuple(columns), {}
             for card in self._cards:
+                card.hide()
                 card.deleteLater()
             self._cards = [self._column(index, column) for index, column in enumerate(columns)]
             for card in self._cards:
@@ -263,7 +269,7 @@ class SmallestPanel(QWidget):
         body = QVBoxLayout(card)
         body.setContentsMargins(12, 10, 12, 12)
         body.setSpacing(10)
-        name = _elided(column.name)
+        name = Elided(column.name)
         name.setToolTip(column.name)
         font = name.font()
         font.setBold(True)
@@ -306,9 +312,10 @@ class SmallestPanel(QWidget):
         for finding in self.findings.values():
             finding.end()
 
-    def show_run(self, text: str, *, can_run: bool) -> None:
+    def show_run(self, text: str, *, can_run: bool, can_export: bool = False) -> None:
         self.run.setText(text)
         self.run.setEnabled(can_run)
+        self.save.setEnabled(can_export)
 
     def restyle(self) -> None:
         colours = theme.now()
@@ -359,7 +366,7 @@ class Finding(QWidget):
         font.setBold(True)
         self.eps.setFont(font)
         self.eps.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.flips = _elided()
+        self.flips = Elided()
         self.flips.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         head = QHBoxLayout()
         head.setSpacing(10)
@@ -369,7 +376,7 @@ class Finding(QWidget):
         head.addWidget(self.eps)
         head.addWidget(self.flips, 1)
         self.bracket = Bracket(f"{_SHOWN[norm]} bracket of {column.name}", index)
-        self.said = _elided()
+        self.said = Elided()
         self.said.setObjectName("muted")
         font = small().font()
         self.said.setFont(font)
@@ -522,13 +529,6 @@ def energies(flip: Flip, classes: Sequence[str]) -> list[Pair]:
     return [
         Pair(classes[k], -float(flip.before[k]), -float(flip.after[k]), k in (flip.label, flip.seen)) for k in chosen
     ]
-
-
-def _elided(text: str = "") -> QElidingLabel:
-    """A line whose text has no say in how wide it is, or its layout would never come to rest."""
-    label = QElidingLabel(text)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return label
 
 
 def _named(columns: Sequence[Column]) -> list[tuple[int, Column]]:

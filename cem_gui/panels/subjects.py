@@ -7,10 +7,11 @@ from typing import Final
 
 from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from cem_core.probes.requests import MODELS
 from cem_gui import theme
+from cem_gui.widgets.elided import ElidedBox
 from cem_gui.widgets.notice import Notice
 
 _OPEN: Final = "\0open"
@@ -38,7 +39,7 @@ class _Choice(QWidget):
 
     def __init__(self, index: int, panel: SubjectsPanel) -> None:
         super().__init__()
-        self.box = QComboBox()
+        self.box = ElidedBox()
         self.box.setAccessibleName(f"Model {index + 1} of the comparison")
         self.box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # names may be of any length
         self.box.setMinimumWidth(90)

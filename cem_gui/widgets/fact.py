@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QWidget
-from superqt import QElidingLabel
 
 from cem_core.messages import Fact
 from cem_gui.widgets.card import small
+from cem_gui.widgets.elided import Elided
 
 
 def source(fact: Fact) -> str:
@@ -24,8 +23,7 @@ class FactLine(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.label = QElidingLabel("–")
-        self.label.setElideMode(Qt.TextElideMode.ElideRight)
+        self.label = Elided("–")
         self.mark = small("assumed")
         self.mark.hide()
         layout = QHBoxLayout(self)

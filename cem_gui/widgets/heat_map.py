@@ -23,6 +23,8 @@ _LEFT, _BOTTOM, _BAR = 64, 46, 66
 """Room for axes and for the colour bar, in pixels."""
 _ACROSS, _DOWN = _LEFT + _BAR + 8, _BOTTOM + 5
 """All that is not the square."""
+_TICKS: Final = 6
+"""Of each axis, about: both are distances, and have the same."""
 _REACH: Final = 10
 """Pixels around a point that count as on it."""
 _KEYS: Final = {
@@ -124,6 +126,7 @@ class HeatMap(QWidget):
         self.hover = None
         for side, name in zip(("bottom", "left"), names, strict=True):
             self._plot.setLabel(side, f"{name}, L2 distance")
+            self._plot.getAxis(side).setTicks([_named(contours.round_levels(-extent, extent, _TICKS)), []])
         self._plot.setRange(xRange=(-extent, extent), yRange=(-extent, extent), padding=0)
         self.bar.setLabel("right", value)
         self.image.clear()
@@ -151,7 +154,7 @@ class HeatMap(QWidget):
         with QSignalBlocker(self.bar):
             self.bar.setLevels(self.levels)
         levels = contours.round_levels(low, high)
-        self.bar.axis.setTicks([[(level, f"{level:g}") for level in levels], []])
+        self.bar.axis.setTicks([_named(levels), []])
         self._draw_contours(values, levels, whole)
 
     def _draw_contours(self, values: Floats, levels: list[float], whole: bool) -> None:
@@ -262,3 +265,8 @@ class HeatMap(QWidget):
                 self.pinned.emit(self._within(s + way[0] * step, t + way[1] * step))
                 return True
         return bool(super().eventFilter(watched, event))
+
+
+def _named(values: list[float]) -> list[tuple[float, str]]:
+    """Ticks."""
+    return [(value, f"{value:g}") for value in values]

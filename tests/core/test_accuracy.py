@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cifar10
 import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
 from plain import PlainNet
 from scenarios import SHAPE, linear
 from torch import Tensor, nn
@@ -19,14 +19,13 @@ from cem_core import bundle, datasets
 from cem_core.datasets import Arrays
 from cem_core.messages import Checkpoint, Norm, Refused
 from cem_core.probes import accuracy as probe
-from cem_core.probes import subjects
+from cem_core.probes import attacks, subjects
 from cem_core.probes.measuring import Cancelled, measure
 from cem_core.probes.report import Report
-from cem_core.probes.requests import Accuracy, Attack, Data, Subject
+from cem_core.probes.requests import Accuracy, Attack, AttackName, Data, Subject
 from cem_core.probes.results import Answer, Cell, Lights, Note, Opening
 from cem_core.probes.subjects import Opened
 
-ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 CLASSES = ("left", "right")
 IMAGES = 300
 Answers = list[Answer]
@@ -184,13 +183,7 @@ def test_the_bundled_samples_are_judged_as_by_an_independent_evaluation(tmp_path
 
 @pytest.mark.usefixtures("without_lights")
 def test_the_test_images_are_judged_as_by_an_independent_evaluation(tmp_path: Path) -> None:
-    if not ARCHIVE.is_file():
-        pytest.skip("CIFAR-10 is not there")
-    data = datasets.open_dataset(ARCHIVE, "test").take(100)
-    for number, (pixels, label) in enumerate(zip(*data.arrays(32), strict=True)):
-        (tmp_path / data.classes[label]).mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / data.classes[label] / f"{number}.png")
-    agree(tmp_path, eps=0.5, steps=10)
+    agree(cifar10.some(tmp_path, each=10), eps=0.5, steps=6)
 
 
 # What is counted --------------------------------------------------------------------------------------------------
@@ -439,6 +432,28 @@ def test_cells_are_found_by_what_decides_them_alone(
     assert new("one"), "other labels"
     served(monkeypatch, Arrays("less", CLASSES, 255 - data.pixels, data.labels))
     assert new("one"), "other pixels"
+
+
+@pytest.mark.usefixtures("without_lights")
+def test_cells_of_another_version_of_a_package_are_measured_again(
+    models: Models, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    w, bias, data, _ = binary()
+    models["it"] = linear(w, bias)
+    served(monkeypatch, data.take(8))
+    seen = watch(models)
+
+    def new(name: AttackName, version: str) -> bool:
+        """Whether anything was measured."""
+        monkeypatch.setattr(attacks.metadata, "version", lambda _: version)
+        seen.clear()
+        (opening, *_) = measure(asked("it", name=name, steps=2), journal=tmp_path / "journal.jsonl")
+        assert isinstance(opening, Opening)
+        assert opening.versions.get("pyautoattack") == (None if name == "pgd" else version)
+        return seen.total() > 0
+
+    for name in ("pgd", "apgd-ce"):
+        assert [new(name, version) for version in "1121"] == [True, False, name != "pgd", False]
 
 
 # Data and models that do not fit ----------------------------------------------------------------------------------

@@ -343,9 +343,9 @@ def test_bad_numbers_are_one_line(nets: list[object], pets: Path, tmp_path: Path
     assert "eight grey levels are 8/255" in said("--norm", "Linf", "--eps", 8)
     for count in (0, -3):
         assert "Images must be between 1 and" in said("--num", count)
-        assert "The batch must be between 1 and" in said("--batch", count)
         assert "Steps of an attack must be between 1 and" in said("--steps", count)
         assert "Restarts of an attack must be between 1 and" in said("--restarts", count)
+    assert "The batch must be between 0 and" in said("--batch", -1)
     assert "The seed of an attack must be between 0 and" in said("--seed", -1)
     for workers in (0, 2, 64):
         assert "--workers is reserved for the cluster" in said("--workers", workers)

@@ -190,6 +190,23 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_said(
         assert energies(answers, 0, kind) == pytest.approx(energies(expected, 0, kind), abs=1e-4)
 
 
+def test_an_attack_that_is_made_again_for_want_of_memory_counts_once(
+    data: Data, subjects: tuple[Subject, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, calls = histograms._Measured._energy, list[int]()
+
+    def full_after_the_attack(self: Any, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        if len(calls) == 2:
+            raise MemoryError
+        return genuine(self, x)
+
+    monkeypatch.setattr(histograms._Measured, "_energy", full_after_the_attack)
+    *_, lit = (answer for answer in told(Energies(subjects[:1], data, FAST, 0.5)) if isinstance(answer, Lights))
+    assert calls == [12, 12, 6, 6]
+    assert "of 12 images" in lit.lights[5].says or "of 12 attacked" in lit.lights[4].says
+
+
 def test_energies_that_are_no_numbers(data: Data, tmp_path: Path, subjects: tuple[Subject, Subject]) -> None:
     weights = tiny.weights()
     weights["linear.bias"][0] = torch.nan

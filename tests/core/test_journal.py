@@ -62,7 +62,7 @@ def test_a_file_that_ends_anywhere_loses_its_last_line_at_most(path: Path) -> No
     journal = Journal(path)
     keys = [replace(KEY, eps=float(i)) for i in range(3)]
     for key in keys:
-        journal.keep(key, CELL)
+        journal.keep(key, replace(CELL, eps=key.eps))
     whole = path.read_bytes()
     ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
     for length in sorted({*range(0, len(whole), 11), *ends, *(end + 1 for end in ends)}):
@@ -90,6 +90,36 @@ def test_foreign_lines_are_passed_over(path: Path) -> None:
         )
     )  # fmt: skip
     assert Journal(path).find(KEY) == CELL
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"eps": 3.0}, {"attacked": -1}, {"vanished": 4}, {"stuck": 10**9}, {"broken": [1, -1]}, {"broken": [10**30]},
+        {"correct": [True]}, {"labels": [0]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_cell_that_cannot_be_is_measured_again(path: Path, damage: dict[str, object]) -> None:
+    Journal(path).keep(KEY, CELL)
+    line = json.loads(path.read_bytes())
+    line["cell"] |= damage
+    path.write_bytes(json.dumps(line).encode() + b"\n")
+    assert Journal(path).find(KEY) is None
+
+
+def test_a_line_without_end_is_read_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_LONGEST", 1000)
+    path.write_bytes(b"x" * 5000)
+    Journal(path).keep(KEY, CELL)
+    assert Journal(path).find(KEY) == CELL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+def test_a_pipe_in_its_place_is_refused(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(Refused, match="not an ordinary file"):
+        Journal(path)
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:

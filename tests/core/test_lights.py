@@ -227,7 +227,8 @@ def bundled(name: str, columns: tuple[int, ...] | None = None, norm: Norm = "l2"
     keep = [i for i, label in enumerate(data.labels) if columns is None or label in columns]
     y = torch.tensor([label if columns is None else columns.index(label) for label in data.labels[keep]])
     x, logits_of = subjects.tensor(pixels[keep], opened), subjects.restricted(opened.model, columns)
-    found = lights.of_model(logits_of, opened.model, opened.checkpoint, x, y, Attack(norm=norm))
+    attack, wanted = Attack(norm=norm), lambda: True
+    found = lights.of_model(logits_of, opened.model, opened.checkpoint, x, y, attack, wanted, columns)
     return {light.name: light for light in found}
 
 

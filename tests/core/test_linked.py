@@ -290,6 +290,8 @@ def test_names_differ_in_case_and_sign_and_may_stand_twice() -> None:
 
     assert laid_out(("cat", "Great_White-shark"), ("great white shark", "cat"), 1) == 0
     assert laid_out(("crane", "crane", "cat"), ("Crane", "crane", "cat"), 1) == 1, "equal lists keep every index"
+    many = tuple(f"class {i}" for i in range(30_000))
+    assert laid_out(many, many[::-1], 29_999) == 0, "at once"
     with pytest.raises(Refused, match="b has no class like crane: choose one that all models know, cat"):
         laid_out(("crane", "cat"), ("cat", "crane", "crane"), 0)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import cifar10
 import numpy as np
+import peers
 import pytest
 import sources_packages
 import sources_preact
@@ -27,6 +27,7 @@ from torch.nn import functional
 from cem_core import bundle, checkpoints, images
 from cem_core.checkpoints import opening, preprocessing
 from cem_core.checkpoints.preprocessing import NORMALISATIONS, PER_IMAGE, named, parse, probe
+from cem_core.datasets import open_dataset
 from cem_core.messages import Fact, Refused
 from cem_core.models import Normalisation, Plan
 from cem_core.models.model import Network
@@ -490,21 +491,12 @@ def test_the_bundled_models_tell_theirs_without_their_metadata(name: str, tmp_pa
     assert (fact.value, fact.source) == ("CIFAR-10", "guess")
 
 
-def published() -> Path | None:
-    """A ResNet-18 of another project, as its package ships it: saved on a GPU, in the old format, in 2021."""
-    spec = importlib.util.find_spec("pyautoattack")
-    beside = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    for folder in (*beside, Path(sys.prefix) / "peers" / "pyautoattack"):
-        if (path := folder / "examples" / "model_test.pt").is_file():
-            return path
-    return None
-
-
 @pytest.fixture(scope="module")
 def others_model() -> str:
-    path = published()
-    if path is None:
-        pytest.skip("pyautoattack is not installed")
+    """A ResNet-18 of another project, as its package ships it: saved on a GPU, in the old format, in 2021."""
+    path = peers.package("pyautoattack") / "examples" / "model_test.pt"
+    if not path.is_file():
+        pytest.skip("this pyautoattack comes without its model")
     return str(path)
 
 
@@ -524,14 +516,9 @@ def test_a_published_file_opens_in_one_go(others_model: str) -> None:
     checkpoints.forget()
 
 
-def test_its_accuracy_is_that_of_its_authors(others_model: str) -> None:
-    from cem_core.datasets import open_dataset
-
-    archive = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
-    if not archive.is_file():
-        pytest.skip("CIFAR-10 is not there")
+def test_its_accuracy_is_that_of_its_authors(others_model: str, tmp_path: Path) -> None:
     model, report = checkpoints.load(others_model, "cpu")
-    dataset = open_dataset(archive, "test").take(200)
+    dataset = open_dataset(cifar10.some(tmp_path, each=20))
     assert dataset.classes == report.classes
     pixels, labels = dataset.arrays(report.size)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

@@ -92,7 +92,7 @@ def test_another_device_or_version_is_said_and_promises_nothing(
     record(tmp_path / "run", net)
     known = runner.versions()
     monkeypatch.setattr(runner, "versions", lambda: {**known, "torch": "99"})
-    monkeypatch.setattr(runner, "_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(runner, "device_name", lambda _: "NVIDIA H100")
     session = Session.open(tmp_path / "run")
     found = verdict(session)
     assert found.bit_equal

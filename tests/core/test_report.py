@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from cem_core.messages import Checkpoint, Norm, Refused
-from cem_core.probes.report import JOURNAL, PNG, RESULTS, SVG, TABLE, Report, attack_told, claim, told
+from cem_core.probes.report import JOURNAL, PNG, RESULTS, SVG, TABLE, Report, attack_told, told
 from cem_core.probes.requests import Accuracy, Attack, Data, Subject
 from cem_core.probes.results import Answer, Cell, Light, Lights, Note, Opening, Point, wilson
 
@@ -275,10 +275,10 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in ("file", "file/below", "x" * 300):
         with pytest.raises(Refused, match="choose another folder"):
-            claim(tmp_path / place)
+            Report.files.claim(tmp_path / place)
     (tmp_path / "out" / RESULTS).mkdir(parents=True)
     with pytest.raises(Refused, match="choose another folder"):
-        claim(tmp_path / "out")
+        Report.files.claim(tmp_path / "out")
 
 
 def test_a_point_of_nothing_is_no_number() -> None:

@@ -15,7 +15,7 @@ from scenarios import SHAPE, beginnings, linear, smooth, walk, well, well_and_pl
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from cem_core import bundle, energies, samplers
+from cem_core import energies, samplers
 from cem_core.messages import Norm, Sampler
 from cem_core.presets import SAMPLERS
 from cem_core.samplers import Reading, State
@@ -458,27 +458,6 @@ def test_l2_pgd_on_a_linear_model_ends_opposite_to_the_weights() -> None:
     (*_, (last, _)) = walk(linear(w, bias), row, begun, 60)
     towards = torch.where(margin < 0, 1.0, -1.0)[:, None, None, None] * w / w.norm()
     assert torch.allclose(last.x, x + 0.5 * towards, atol=2e-3)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_pgd_equals_foolbox(norm: Norm) -> None:
-    foolbox = pytest.importorskip("foolbox")
-    from cem_core import checkpoints, starts
-    from cem_core.messages import Chain, ImageStart
-
-    model, checkpoint = checkpoints.load(bundle.DEFAULT_MODEL, "cpu")
-    chains = [Chain(ImageStart(str(path))) for path in bundle.samples()[:6]]
-    x = torch.from_numpy(starts.make(checkpoint, chains)[0])
-    y = torch.tensor([checkpoint.classes.index(bundle.sample_class(path)) for path in bundle.samples()[:6]])
-    row = replace(SAMPLERS["PGD" if norm == "l2" else "PGD-Linf"], random_start=False, steps=8)
-    (*_, (last, _)) = walk(model, row, samplers.begin(row, x, y, (0,) * 6), row.steps)
-
-    attack = {"l2": foolbox.attacks.L2PGD, "linf": foolbox.attacks.LinfPGD}[norm]
-    oracle = attack(abs_stepsize=row.step_size, steps=row.steps, random_start=False)
-    theirs = oracle.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilon=row.radius)
-    assert (last.x - x).abs().amax((1, 2, 3)).min() > 0.01
-    assert torch.allclose(last.x, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, -1.0), (-1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.7, -1.3)])

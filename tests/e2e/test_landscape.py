@@ -53,7 +53,8 @@ def test_it_draws_what_is_in_sight_and_every_energy_is_right(window, wait, stage
     run_to_end(window, wait)
     window.go_to(2)
     go_to_tab(window)
-    wait(lambda: is_whole(stage))
+    choose(stage.panel.which, "around")
+    wait(lambda: is_whole(stage) and len(stage._plane.path) == 1)
     plane, survey = stage._plane, stage._survey
     chain = window.evolution.chosen
     assert np.array_equal(plane.origin, window.player.session[2].pixels[chain])
@@ -151,6 +152,22 @@ def test_an_image_that_the_model_does_not_take_is_refused_in_a_sentence(window, 
     wait(lambda: stage.panel.notice.isVisible())
     assert "takes images of 3×16×16, not 3×8×8" in stage.panel.notice.text.text()
     assert window.player.session is session
+
+
+def test_a_run_that_has_moved_is_followed_until_somebody_chooses(window, wait, stage) -> None:
+    go_to_tab(window)
+    wait(lambda: is_whole(stage))
+    assert stage.panel.choices.which == "around"
+    go_to_tab(window, 0)
+    run_to_end(window, wait)
+    go_to_tab(window)
+    wait(lambda: is_whole(stage) and len(stage._plane.path) == 7)
+    assert stage.panel.choices.which == "along"
+    choose(stage.panel.which, "around")
+    wait(lambda: is_whole(stage) and len(stage._plane.path) == 1)
+    go_to_tab(window, 0)
+    go_to_tab(window)
+    assert stage.panel.choices.which == "around"
 
 
 # Reading a run -------------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import pytest
 import tiny
 from msgspec.structs import replace
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QDialog
 from windows import Wait, choose_targets, data_of, drop, press, read_back, save_image, type_number
 
 from cem_core import bundle, sessions
 from cem_core.images import hwc, to_uint8
 from cem_core.session import Session
 from cem_gui.linked import LinkedStage
+from cem_gui.panels.export import ExportDialog
 from cem_gui.window import MainWindow
 
 IMAGES = 2
@@ -207,12 +208,11 @@ def test_classes_that_are_not_shared_and_sizes_that_differ_are_a_reason_and_brea
     stage: LinkedStage, visited: MainWindow, wait: Wait, nets: list[str]
 ) -> None:
     visited.subjects.choose(1, nets[2])
-    wait(lambda: stage.panel.notice.isVisible())
-    assert "take the same images" in stage.panel.notice.text.text()
+    wait(lambda: "take the same images" in stage.panel.empty.text())
     press(Qt.Key.Key_Escape)
-    assert not stage.panel.notice.isVisible()
     press(Qt.Key.Key_Space)
-    assert stage.panel.notice.isVisible(), "it is tried again"
+    assert stage.panel.empty.isVisible(), "where there is nothing else, the reason cannot be dismissed"
+    assert "take the same images" in stage.panel.empty.text()
     visited.subjects.choose(1, tuple(bundle.models())[1])
     wait(ready(stage))
     assert len(pairs(stage)) == 2
@@ -226,7 +226,7 @@ def test_a_target_that_one_model_does_not_know(
     wait(lambda: visited.models.current.reference == nets[0])
     visited.subjects.choose(0, nets[0])
     visited.subjects.choose(1, nets[2])
-    wait(lambda: stage.panel.notice.isVisible() and "share no class" in stage.panel.notice.text.text())
+    wait(lambda: stage.panel.empty.isVisible() and "share no class" in stage.panel.empty.text())
     assert stage._job is None
     visited.subjects.choose(1, nets[1])
     wait(ready(stage))
@@ -285,3 +285,54 @@ def test_the_window_closes_while_they_run(stage: LinkedStage, visited: MainWindo
     assert all(not found[str(session.recording.folder)].interrupted for session in both)
     QApplication.processEvents()
     assert replace(both[0].start.spec, id="") != replace(both[1].start.spec, id="")
+
+
+def test_each_run_is_exported_into_a_folder_of_its_own(
+    stage: LinkedStage, visited: MainWindow, wait: Wait, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    press(Qt.Key.Key_Space)
+    wait(lambda: not stage.busy)
+
+    def answer(dialog: ExportDialog) -> int:
+        dialog.folder_field.setText(str(tmp_path / "out"))
+        for name, check in dialog.formats.items():
+            check.setChecked(name == "csv")
+        return int(QDialog.DialogCode.Accepted)
+
+    monkeypatch.setattr(ExportDialog, "exec", answer)
+    visited.acts.export.trigger()
+    wait(lambda: visited.status.text() == f"Exported to {tmp_path / 'out'}")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"1-cifar10-robust-l2", "2-cifar10-standard"}
+    assert all(list(folder.glob("*.csv")) for folder in (tmp_path / "out").iterdir())
+    assert not visited.exporter.busy
+
+
+def test_l_plays_these_runs_and_not_the_evolution(stage: LinkedStage, visited: MainWindow, wait: Wait) -> None:
+    press(Qt.Key.Key_Space)
+    wait(lambda: not stage.busy)
+    press(Qt.Key.Key_L)
+    assert stage.timeline.loop.isChecked()
+    assert not visited.timeline.loop.isChecked()
+    press(Qt.Key.Key_L)
+    for key in (Qt.Key.Key_F, Qt.Key.Key_C, Qt.Key.Key_BracketLeft, Qt.Key.Key_BracketRight):
+        press(key)
+    assert not visited.evolution.is_large
+    assert not visited.lens.on
+
+
+def test_numbers_that_are_changed_here_leave_the_hidden_run_until_it_is_in_front(
+    stage: LinkedStage, visited: MainWindow, wait: Wait
+) -> None:
+    visited.tabs.setCurrentIndex(0)
+    wait(lambda: visited.player.waits)
+    visited.one_step()
+    wait(lambda: len(visited.player.session) == 2)
+    enter(visited)
+    type_number(visited.sampler.step_size, "0.5")
+    visited.player.one_step()
+    wait(lambda: len(visited.player.session) == 3)
+    assert visited.player.session[2].sampler.step_size != 0.5
+    visited.tabs.setCurrentIndex(0)
+    visited.one_step()
+    wait(lambda: len(visited.player.session) == 4)
+    assert visited.player.session[3].sampler.step_size == 0.5

@@ -198,11 +198,11 @@ def test_unreadable_images_are_skipped_and_listed(stage, wait, folder: Path, mon
 def test_settings_are_remembered(window, stage, monkeypatch, folder: Path) -> None:
     give(stage, monkeypatch, folder)
     write(stage, "0, 3")
-    again = AccuracyStage(window.prober, window.subjects, window.settings, window)
+    again = AccuracyStage(window.prober, window.subjects, window.filing.files, window.settings, window)
     assert again.panel.choice.settings == stage.panel.choice.settings
     assert again.panel.choice.wanted_eps() == (0, 3)
     window.settings.setValue("accuracy", "no JSON")
-    fresh = AccuracyStage(window.prober, window.subjects, window.settings, window)
+    fresh = AccuracyStage(window.prober, window.subjects, window.filing.files, window.settings, window)
     assert fresh.panel.choice.wanted_data().path == ""
     for one in (again, fresh):
         one.panel.deleteLater()

@@ -65,9 +65,10 @@ def test_measure_change_and_export(window, wait, monkeypatch, tmp_path: Path) ->
     out = tmp_path / "out"
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(out))
     QTest.mouseClick(stage.panel.export_button, Qt.MouseButton.LeftButton)
+    wait(lambda: stage.status == f"Written to {out}")
     assert {path.name for path in out.iterdir()} == {"energies.csv", "energies.json", "energies.svg", "energies.png"}
     assert json.loads((out / "energies.json").read_text())["complete"]
     (out / "energies.json").write_text("somebody else's")
     QTest.mouseClick(stage.panel.export_button, Qt.MouseButton.LeftButton)
-    assert stage.panel.notice.isVisible()
+    wait(stage.panel.notice.isVisible)
     assert (out / "energies.json").read_text() == "somebody else's"

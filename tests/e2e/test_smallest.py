@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tiny
 import torch
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
-from windows import data_of, drop, press, save_image
+from windows import at_start, data_of, drop, press, save_image
 
 from cem_core import bundle, checkpoints
 from cem_core.images import prepare
@@ -147,3 +148,38 @@ def test_other_models_take_what_was_found_with_them(window, wait, stage) -> None
     assert list(stage.panel.findings) == [(0, "l2"), (0, "linf")]
     assert not stage.panel._found
     assert stage.panel.findings[0, "l2"].eps.text() == "–"
+
+
+def test_what_is_found_and_chosen_stays_while_another_tab_is_looked_at(window, wait, stage) -> None:
+    window.models.open(window.subjects.references[0])
+    wait(lambda: window.models.current.reference == window.subjects.references[0] and at_start(window))
+    stage._show_sight()
+    stage.panel.strip.setCurrentRow(len(bundle.samples()))
+    stage.panel.label.setCurrentText("dog")
+    press(Qt.Key.Key_Space)
+    window.tabs.setCurrentIndex(3)
+    window.tabs.setCurrentIndex(TAB)
+    assert stage.busy
+    wait(lambda: measured(stage))
+    window.tabs.setCurrentIndex(3)
+    window.tabs.setCurrentIndex(TAB)
+    assert measured(stage)
+    assert stage.panel.class_name == "dog"
+
+
+def test_what_is_found_is_exported_on_the_file_thread(window, wait, stage, tmp_path: Path) -> None:
+    assert not window.acts.export.isEnabled()
+    press(Qt.Key.Key_Space)
+    wait(lambda: measured(stage))
+    assert window.acts.export.isEnabled()
+    stage.write(tmp_path)
+    wait(lambda: window.status.text() == f"Exported to {tmp_path / 'smallest'}")
+    record = json.loads((tmp_path / "smallest" / "smallest.json").read_text())
+    found = {(int(row["name"][5]), row["norm"]): row["eps"] for row in record["results"]}
+    assert found == {key: pytest.approx(flip.eps) for key, flip in stage.panel._found.items()}
+    (tmp_path / "file").write_text("not a folder")
+    stage.write(tmp_path / "file")
+    wait(lambda: stage.panel.notice.isVisible())
+    assert "cannot be used" in stage.panel.notice.text.text()
+    stage.panel.strip.setCurrentRow(3)
+    assert not window.acts.export.isEnabled()

@@ -302,3 +302,20 @@ def test_another_scheme_repaints(qapp, drawn: LandscapePanel) -> None:
     assert drawn.map.view.backgroundBrush().color().name() == theme.LIGHT.card
     theme.apply(qapp, "dark")
     drawn.restyle()
+
+
+def test_both_axes_have_the_same_round_ticks(panel: LandscapePanel) -> None:
+    for extent in (2.0, 0.137, 30.0):
+        panel.show_plane(plane(extent=extent), (0,), marginal=True)
+        left, bottom = (panel.map._plot.getAxis(side)._tickLevels[0] for side in ("left", "bottom"))
+        assert left == bottom
+        assert 3 <= len(left) <= 9
+        assert all(abs(value) < extent and text == f"{value:g}" for value, text in left)
+
+
+def test_a_plane_is_suggested_until_somebody_chooses_one(panel: LandscapePanel) -> None:
+    panel.suggest("along")
+    assert panel.choices.which == "along"
+    choose(panel.which, "around")
+    panel.suggest("along")
+    assert panel.choices.which == "around"
