@@ -47,6 +47,8 @@ def where(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise Refused("This machine has no CUDA device that torch can use: choose cpu or auto.")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if cuda:  # float32 means float32: torch would round what goes into convolutions to ten bits
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda" if cuda else "cpu")
 
 

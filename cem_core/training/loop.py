@@ -384,7 +384,9 @@ class _Log:
             self._file.write(msgspec.json.encode(word) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise Refused(f"{self._out} cannot be written ({error.strerror or error}): make room, or choose another.") from error
+            raise Refused(
+                f"{self._out} cannot be written ({error.strerror or error}): make room, or choose another."
+            ) from error
 
     def close(self) -> None:
         if self._file is not None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scenarios import beginnings, linear, smooth
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ from cem_core import checkpoints
 from cem_core.cli import main
 from cem_core.messages import Refused
 from cem_core.training import loop, objectives, recipe
-from cem_core.training.progress import LOG, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.progress import EPOCHS, LOG, STATE, Began, Ended, Epoch, Progress, Word
 from cem_core.training.recipe import Adversarial, Recipe
 
 RECIPE = """
@@ -215,7 +215,21 @@ def test_the_contrastive_part_of_the_likelihood_gradient_is_that_of_adversarial_
         (RECIPE.format(objective=SINGLE.replace("0.5", "-1"), epochs=1, held=0), "eps must be above 0"),
         (RECIPE.format(objective=STANDARD, epochs=1, held=0).replace('"tiny"', '"../tiny"'), "name of a file"),
         ("[data", "is not TOML"),
+        ("a = " + 5000 * "[", "is not TOML"),
+        ("#" * 2**21, "which no recipe is"),
+        *(
+            (RECIPE.format(objective=STANDARD, epochs=1, held=0).replace(said, instead), says)
+            for said, instead, says in (
+                ("width = 4", "width = " + 400 * "9", "not a number of many digits"),
+                ("size = 16", "size = 16\nmean = [nan, 0.0, 0.0]", "mean must be between"),
+                ("crop = 2", "crop = 16", "crop must be below the size of the images"),
+                ('"tiny"', '"state"', "name of a file"),
+                ('"tiny"', '".."', "name of a file"),
+                ('"tiny"', f'"{101 * "x"}"', "name of a file"),
+            )
+        ),
     ],
+    ids=lambda text: text[-20:],
 )
 def test_bad_recipes_are_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
@@ -227,7 +241,7 @@ def test_bad_recipes_are_one_sentence(tmp_path: Path, text: str, says: str) -> N
 
 def test_a_loss_that_is_no_number_stops_it_and_names_the_step(folder: Path) -> None:
     asked = recipe.read(written(folder))
-    wild = msgspec.structs.replace(asked, network=msgspec.structs.replace(asked.network, std=(1e-38, 1.0, 1.0)))
+    wild = msgspec.structs.replace(asked, network=msgspec.structs.replace(asked.network, std=(1e-40, 1.0, 1.0)))
     with pytest.raises(Refused, match="The loss became nan at step 0"):
         trained(wild, folder / "wild")
 
@@ -252,3 +266,41 @@ def test_a_damaged_state_is_told(folder: Path) -> None:
     (folder / "out" / STATE).write_bytes(b"nothing")
     with pytest.raises(Refused, match="damaged or of another training"):
         trained(asked, folder / "out", resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": "-1"}, {"step": "1000"}, {"seconds": "nan"}, {"seconds": "-1"}, {"step": "9" * 5000}], ids=str
+)
+def test_a_state_that_cannot_be_is_told(folder: Path, changes: dict[str, str]) -> None:
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 3)
+    tensors = load_file(folder / "out" / STATE)
+    save_file(tensors, folder / "out" / STATE, {"step": "3", "seconds": "1"} | changes)
+    with pytest.raises(Refused, match="damaged or of another training"):
+        trained(asked, folder / "out", resume=True)
+
+
+def test_weights_that_are_no_numbers_are_not_written(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 3)
+    tensors = load_file(folder / "out" / STATE)
+    broken = {key: value * math.nan if key.startswith("average.") else value for key, value in tensors.items()}
+    save_file(broken, folder / "out" / STATE, {"step": "3", "seconds": "1"})
+    with pytest.raises(Refused, match="The weights became infinite"):
+        trained(asked, folder / "out", resume=True)
+    assert not list((folder / "out").rglob("tiny*"))
+
+
+@pytest.mark.parametrize("theirs", ["tiny.safetensors", LOG, EPOCHS])
+def test_what_is_of_no_training_is_not_written_over(folder: Path, theirs: str) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / theirs).write_text("theirs")
+    with pytest.raises(Refused, match="but no recipe of a training"):
+        trained(recipe.read(written(folder)), folder / "out")
+    assert [(path.name, path.read_text()) for path in (folder / "out").iterdir()] == [(theirs, "theirs")]
+
+
+def test_narrow_networks_learn_from_large_images(folder: Path) -> None:
+    path = written(folder, epochs=1)
+    path.write_text(path.read_text().replace("size = 16", "size = 96").replace("width = 4", "width = 2"))
+    assert isinstance(trained(recipe.read(path), folder / "out")[-1], Ended)

@@ -97,7 +97,7 @@ def test_measure_and_export(window, stage, wait, folder: Path, monkeypatch, tmp_
     out = tmp_path / "out"
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(out))
     window.acts.export.trigger()
-    assert str(out) in window.status.text()
+    wait(lambda: str(out) in window.status.text())
     assert {"results.csv", "results.json", "curve.svg", "curve.png"} <= {path.name for path in out.iterdir()}
     written = json.loads((out / "results.json").read_text())
     assert written["complete"]
