@@ -64,6 +64,8 @@ class Frames:
         """(B, C, H, W). Raises OSError, in a sentence, if they are missing or damaged."""
         pixels = np.empty(self._shape, "<f4") if np.prod(self._shape, dtype=float) < 2**31 else None
         try:
+            if self.path(index).is_fifo():  # which might never end
+                raise OSError("it is a pipe")
             with self.path(index).open("rb") as file:
                 packed = file.read(0 if pixels is None else pixels.nbytes + _OVERHEAD)
         except FileNotFoundError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QTimer, QUrl, Slot
 from PySide6.QtGui import (
@@ -64,6 +65,16 @@ _SETTLE_MS: Final = 120
 _FRAME: Final = 40
 """Height that a window manager may add, which Qt learns too late."""
 
+_STAGES: Final[dict[str, type[Stage]]] = {
+    "linked": LinkedStage,
+    "smallest": SmallestStage,
+    "accuracy": AccuracyStage,
+    "energies": EnergiesStage,
+    "landscape": LandscapeStage,
+}
+"""In the order of their tabs."""
+_Made = TypeVar("_Made", bound=Stage)
+
 
 class MainWindow(QMainWindow):
     def __init__(self, settings: QSettings, log_folder: Path) -> None:
@@ -100,14 +111,8 @@ class MainWindow(QMainWindow):
         files = self.filing.files
         self.exporter = Exporter(files, settings, self)
         self.subjects = Subjects(files, self.models, self.compared, settings, self)
-        self.linked = LinkedStage(self.prober, self.subjects, self.setup, self.models, settings, self)
-        self.smallest = SmallestStage(self.prober, self.subjects, self.sight, files, settings, self)
-        self.accuracy = AccuracyStage(self.prober, self.subjects, files, settings, self)
-        self.energies = EnergiesStage(self.prober, self.subjects, files, settings, self)
-        self.landscape = LandscapeStage(self.prober, self.models, self.sight, files, settings, self)
-        self.stages: tuple[Stage, ...] = (
-            self.linked, self.smallest, self.accuracy, self.energies, self.landscape,
-        )  # fmt: skip
+        self._made: list[Stage] = []
+        """The views that were looked at: each is made when it is first wanted."""
         self.stage: Stage | None = None
         """The view that is shown; None: the evolution."""
         self._fill_tabs()
@@ -122,8 +127,8 @@ class MainWindow(QMainWindow):
     # ---- arrangement -------------------------------------------------------------------------------------------------
 
     def _lay_out_centre(self) -> None:
-        own = QWidget()
-        evolution = QVBoxLayout(own)
+        self._evolving = QWidget()
+        evolution = QVBoxLayout(self._evolving)
         evolution.setContentsMargins(0, 0, 0, 0)
         evolution.setSpacing(8)
         evolution.addWidget(self.evolution, 1)
@@ -135,7 +140,7 @@ class MainWindow(QMainWindow):
         self.compared = SubjectsPanel()
         self.compared.hide()
         self.views = QStackedWidget()
-        self.views.addWidget(own)
+        self.views.addWidget(self._evolving)
         centre = QWidget()
         layout = QVBoxLayout(centre)
         layout.setContentsMargins(4, 2, 4, 4)
@@ -148,11 +153,9 @@ class MainWindow(QMainWindow):
     def _fill_tabs(self) -> None:
         self.tabs.addTab("Evolution")
         self.tabs.setTabToolTip(0, "Chains of one model, step by step")
-        for stage in self.stages:
-            self.tabs.setTabToolTip(self.tabs.addTab(stage.title), stage.tip)
-            self.views.addWidget(stage.panel)
-            stage.changed.connect(self._show_gait)
-        keep_space(*(stage.panel for stage in self.stages), self.compared)
+        for kind in _STAGES.values():
+            self.tabs.setTabToolTip(self.tabs.addTab(kind.title), kind.tip)
+        keep_space(self.compared)
         self.tabs.currentChanged.connect(self._show_stage)
         self._choices = actions.tabs(self, [self.tabs.tabText(index) for index in range(self.tabs.count())])
         self._choices.triggered.connect(self._tab_wanted)
@@ -183,7 +186,6 @@ class MainWindow(QMainWindow):
         pictures.offered.connect(self.evolution.clear_notice)
         pictures.run_offered.connect(runs.open)
         pictures.taken.connect(self._preview)
-        pictures.taken.connect(self.linked.renew)
         pictures.said.connect(self._problem)
         self.exporter.began.connect(self._show_gait)
         self.exporter.ended.connect(self._exported)
@@ -203,8 +205,6 @@ class MainWindow(QMainWindow):
         runs.offered.connect(self._offer_interrupted)
         runs.said.connect(self._problem)
         runs.gone.connect(self._preview)
-        self.linked.recorded.connect(runs.start)
-        self.linked.export_wanted.connect(self._export_linked)
         self.sampler.problem.connect(self._problem)
         self.evolution.menu_wanted.connect(self._show_menu)
         self.evolution.details_wanted.connect(acts.details.trigger)
@@ -283,14 +283,50 @@ class MainWindow(QMainWindow):
 
     # ---- views -------------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def linked(self) -> LinkedStage:
+        stage = LinkedStage(self.prober, self.subjects, self.setup, self.models, self.settings, self)
+        stage.recorded.connect(self.runs.start)
+        stage.export_wanted.connect(self._export_linked)
+        self.pictures.taken.connect(stage.renew)
+        return self._add(stage)
+
+    @cached_property
+    def smallest(self) -> SmallestStage:
+        return self._add(SmallestStage(self.prober, self.subjects, self.sight, self.filing.files, self.settings, self))
+
+    @cached_property
+    def accuracy(self) -> AccuracyStage:
+        return self._add(AccuracyStage(self.prober, self.subjects, self.filing.files, self.settings, self))
+
+    @cached_property
+    def energies(self) -> EnergiesStage:
+        return self._add(EnergiesStage(self.prober, self.subjects, self.filing.files, self.settings, self))
+
+    @cached_property
+    def landscape(self) -> LandscapeStage:
+        return self._add(LandscapeStage(self.prober, self.models, self.sight, self.filing.files, self.settings, self))
+
+    def _add(self, stage: _Made) -> _Made:
+        self._made.append(stage)
+        self.views.addWidget(stage.panel)
+        keep_space(stage.panel)
+        stage.changed.connect(self._show_gait)
+        return stage
+
+    def stage_at(self, index: int) -> Stage | None:
+        """What the tab of that index shows; None: the evolution."""
+        stage: Stage | None = getattr(self, list(_STAGES)[index - 1]) if index else None
+        return stage
+
     @Slot(int)
     def _show_stage(self, index: int) -> None:
         if self.stage is None:
             self.timeline.loop.setChecked(False)
         else:
             self.stage.leave()
-        self.stage = self.stages[index - 1] if index else None
-        self.views.setCurrentIndex(index)
+        self.stage = self.stage_at(index)
+        self.views.setCurrentWidget(self._evolving if self.stage is None else self.stage.panel)
         self._choices.actions()[index].setChecked(True)
         self.compared.setVisible(self.stage is not None and self.stage.compares)
         beside = None if self.stage is None else ["sampler"] if self.stage.samples else []
@@ -666,7 +702,7 @@ class MainWindow(QMainWindow):
         self.curves.restyle()
         self.timeline.restyle()
         self.recorded.restyle()
-        for stage in self.stages:
+        for stage in self._made:
             stage.restyle()
         self._show_gait()
         self.update()

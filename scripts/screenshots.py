@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _show(app: QApplication, window: MainWindow, stage: Stage) -> None:
-    window.tabs.setCurrentIndex(1 + window.stages.index(stage))
+    window.tabs.setCurrentIndex(next(i for i in range(1, 6) if window.stage_at(i) is stage))
     _until(app, lambda: True)
 
 

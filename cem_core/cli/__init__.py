@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -35,6 +36,10 @@ class _Group(click.Group):
             if isinstance(error, Refused):
                 raise click.ClickException(" ".join(str(error).split())) from error
             raise
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # click itself knows of closed pipes
+                raise
+            raise click.ClickException("There is no room for what is written: make some.") from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

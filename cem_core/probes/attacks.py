@@ -170,15 +170,15 @@ def _auto(logits_of: Logits, x: Tensor, y: Tensor, attack: Attack, eps: float, s
 def _adversary(logits_of: Logits, attack: Attack, eps: float, seed: int, device: torch.device) -> Any:
     """pyautoattack's own object, silent."""
     try:
-        import pyautoattack
-    except ImportError as error:
+        from pyautoattack import AutoAttack
+    except Exception as error:  # a package that does not fit the others raises nearly anything
         raise Refused(
-            f"{ATTACKS[attack.name]} needs the package pyautoattack: install it with "
-            "pip install 'cem-explorer[attacks]', or choose PGD."
+            f"{ATTACKS[attack.name]} needs the package pyautoattack, which is missing or does not work: install it "
+            "with pip install 'cem-explorer[attacks]', or choose PGD."
         ) from error
     logging.getLogger("auto-attack").setLevel(logging.CRITICAL)  # its warnings are what the lights say
     whole = attack.name == "autoattack"
-    adversary = pyautoattack.AutoAttack(
+    adversary = AutoAttack(
         logits_of,
         norm=_NAMES[attack.norm],
         eps=eps,

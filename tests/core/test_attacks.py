@@ -362,6 +362,20 @@ def test_what_leaves_the_ball_is_put_back_before_it_is_judged(monkeypatch: pytes
     assert not outcome.flipped.any()
 
 
+@pytest.mark.parametrize("package", ["raise ImportError", "raise RuntimeError('other numpy')", "AutoAttacks = 3"])
+def test_a_package_that_is_missing_or_broken_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (tmp_path / "pyautoattack.py").write_text(package)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyautoattack"]:
+        monkeypatch.delitem(sys.modules, name)
+    model, x = smooth(4), beginnings(2)
+    with pytest.raises(Refused, match="which is missing or does not work"):
+        perturb(model, x, model(x).argmax(1), Attack(name="apgd-ce"), 0.1, (0, 1))
+    sys.modules.pop("pyautoattack", None)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ["apgd-t", "autoattack"])
 def test_too_few_classes_for_a_targeted_loss_are_refused(name: AttackName, classes: int) -> None:

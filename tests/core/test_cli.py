@@ -523,3 +523,10 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:  # Linux says so when the other end is closed
         return b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_output_that_finds_no_room_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run([sys.executable, "-m", "cem_core.cli", "models"], stdout=full, stderr=-1, text=True)
+    assert (said.returncode, said.stderr) == (1, "Error: There is no room for what is written: make some.\n")

@@ -369,6 +369,7 @@ def test_bad_data_are_one_line(nets: list[object], pets: Path, tmp_path: Path) -
         (["--attack", "fgsm"], "'fgsm' is not one of"),
         (["--norm", "l1"], "'l1' is not one of"),
         (["--eps", "0,,1"], "'' is not a number"),
+        (["--eps", ""], "'' is not a number"),
         (["--eps", "8/0"], "'8/0' is not a number"),
         (["--assume", "normalisation"], "is not FACT=VALUE"),
     ],
@@ -378,3 +379,15 @@ def test_wrong_usage_is_exit_code_2(nets: list[object], arguments: list[object],
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert says in result.stderr
+
+
+def test_an_entry_of_other_labels_is_measured_again(nets: list[object], pets: Path, tmp_path: Path) -> None:
+    asked = (*nets, "--data", pets, "--eps", "0,0.1", "--steps", 2, "--out", tmp_path / "out")
+    ran(*asked)
+    before, journal = points(tmp_path / "out"), tmp_path / "out" / JOURNAL
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        line["cell"] |= {"labels": [99], "correct": [True], "attacked": 0, "vanished": 0, "stuck": 0, "broken": []}
+    journal.write_text("\n".join(map(json.dumps, lines)))
+    ran(*asked)
+    assert points(tmp_path / "out") == before

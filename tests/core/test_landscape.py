@@ -377,6 +377,12 @@ def test_what_cannot_be_drawn_is_refused(net: str) -> None:
             list(landscape(request_of(net, **changes)))
 
 
+def test_a_model_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    broken = tiny.weights() | {"linear.bias": torch.full((3,), math.nan)}
+    with pytest.raises(Refused, match="its weights are broken"):
+        list(landscape(request_of(str(tiny.saved(tmp_path / "nan.safetensors", broken)))))
+
+
 # The drawing ------------------------------------------------------------------------------------------------------
 
 
@@ -464,7 +470,8 @@ def test_the_command_refuses_what_it_cannot_do(net: str, tmp_path: Path) -> None
         ((image, "--label", "bus"), "has no class called bus: it knows cat, dog, horse"),
         ((image, "--size", 1), "Points on a side must be between 2 and 1,024"),
         ((__file__,), "test_landscape.py is not an image"),
-        (("nowhere.png",), "There is no session called nowhere.png"),
+        (("nowhere.png",), "There is no file nowhere.png"),
+        (("nowhere",), "There is no session called nowhere"),
     ):
         result = run("landscape", *arguments, "--checkpoint", net, "--device", "cpu", "--out", out)
         assert result.exit_code == 1

@@ -359,6 +359,8 @@ def test_bad_input_is_a_sentence(nets: tuple[str, str], tmp_path: Path) -> None:
     assert "no model or file called nobody" in refusal(SAMPLES[0], "--checkpoint", "nobody")
     assert "Between 1 and 4 models" in refusal(SAMPLES[0], *(["--checkpoint", nets[0]] * 5))
     assert "Steps of an attack" in refusal(SAMPLES[0], "--checkpoint", nets[0], "--steps", 0)
+    for seed in (-1, 2**31, 10**30):
+        assert "The seed of an attack" in refusal(SAMPLES[0], "--checkpoint", nets[0], "--seed", seed)
     (tmp_path / "thesis.txt").write_text("keep me")
     assert "was not made by cem-explorer smallest" in refusal(SAMPLES[0], "--checkpoint", nets[0], "--out", tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "keep me"

@@ -40,7 +40,7 @@ def stage(window: MainWindow, wait: Wait, tmp_path: Path) -> AccuracyStage:
 def go_to(window: MainWindow, wait: Wait, stage: AccuracyStage, folder: Path) -> None:
     for number in range(2):
         window.subjects.choose(number, str(saved(folder / f"net-{number}.safetensors", weights(number))))
-    window.tabs.setCurrentIndex(1 + window.stages.index(stage))
+    window.tabs.setCurrentIndex(next(i for i in range(1, 6) if window.stage_at(i) is stage))
     assert window.acts.run.isEnabled() == stage.can_run
     wait(lambda: window.subjects.ready)
     assert stage.can_run

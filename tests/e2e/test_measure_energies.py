@@ -25,7 +25,7 @@ def test_measure_change_and_export(window, wait, monkeypatch, tmp_path: Path) ->
     for number in range(2):
         window.subjects.choose(number, str(saved(tmp_path / f"net-{number}.safetensors", weights(number))))
     stage = window.energies
-    window.tabs.setCurrentIndex(1 + window.stages.index(stage))
+    window.tabs.setCurrentIndex(next(i for i in range(1, 6) if window.stage_at(i) is stage))
     wait(lambda: window.subjects.ready)
     choice = stage.panel.choice
     choice.choose_path(str(tmp_path / "images"))

@@ -88,7 +88,7 @@ def test_what_acts_on_the_run_in_sight_does_so_only_where_it_is(window: MainWind
         window.evolution.views,
     )
     assert all(act.isEnabled() for act in of_evolution)
-    for index, stage in enumerate(window.stages, 1):
+    for index, stage in ((index, window.stage_at(index)) for index in range(1, 6)):
         window.tabs.setCurrentIndex(index)
         assert not any(act.isEnabled() for act in of_evolution), stage.title
         assert acts.loop.isEnabled() == stage.has_steps
