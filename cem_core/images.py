@@ -80,7 +80,7 @@ def prepare(path: str | Path, size: int, channels: int = 3) -> Picture:
         with path.open("rb") as file:
             return prepare_file(file, name, size, channels)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Refused(f"There is no file {name} in {_told(str(path.parent))}: check the path.") from error
+        raise Refused(f"There is no file {name} in {_told(str(path.absolute().parent))}: check the path.") from error
     except PermissionError as error:
         raise Refused(f"{name} may not be read: change its permissions or choose another file.") from error
     except OSError as error:

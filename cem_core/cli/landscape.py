@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--energy", type=click.Choice(["x", "xy"]), default="x", show_default=True, help="E(x) or E(x,y).")
 @click.option("--label", metavar="CLASS",
               help="y.  [default: the target of the session, or what the model sees in the image]")  # fmt: skip
-@click.option("--size", type=int, default=64, show_default=True, help="Points on each side.")
+@click.option("--size", type=int, default=65, show_default=True, help="Points on each side.")
 @click.option("--extent", type=float, help="Half the side, as an L2 distance.  [default: 1, or what suits the session]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random direction.")
 @click.option("--batch", type=int, default=256, show_default=True, help="Points at once.")

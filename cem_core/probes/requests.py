@@ -171,8 +171,8 @@ class Landscape(msgspec.Struct, frozen=True, eq=False):
     """y of E(x,y); None: the class that the model sees in the first image."""
     marginal: bool = True
     """Show E(x); else E(x,y)."""
-    size: int = 64
-    """Points on each side."""
+    size: int = 65
+    """Points on each side; of an odd number, one is the origin itself."""
     extent: float | None = None
     """Half the side of the square, as an L2 distance; None: what suits the trajectory, or 1.0."""
     batch: int = 256

@@ -88,6 +88,12 @@ def train(
         for word in _train(recipe, out, go_on, place):
             log.write(word)
             yield word
+    except Exception as error:
+        if not runner.out_of_memory(error):
+            raise
+        raise Refused(
+            "There is not enough memory for this: choose a smaller batch or network, or close other programs."
+        ) from error
     finally:
         log.close()
 

@@ -32,7 +32,7 @@ from cem_gui.widgets.picture import Picture
 
 Which = Literal["around", "along"]
 
-SIZES: Final = (32, 64, 128)
+SIZES: Final = (33, 65, 129)
 _NARROWEST: Final = 400
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _SETTLE_MS: Final = 150
@@ -88,7 +88,7 @@ class LandscapePanel(QWidget):
         self.size_ = QComboBox()
         for size in SIZES:
             self.size_.addItem(f"{size} × {size}", size)
-        self.size_.setCurrentIndex(SIZES.index(64))
+        self.size_.setCurrentIndex(SIZES.index(65))
         for box in (self.which, self.energy, self.label, self.size_):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(8)

@@ -470,7 +470,7 @@ def test_the_command_refuses_what_it_cannot_do(net: str, tmp_path: Path) -> None
         ((image, "--label", "bus"), "has no class called bus: it knows cat, dog, horse"),
         ((image, "--size", 1), "Points on a side must be between 2 and 1,024"),
         ((__file__,), "test_landscape.py is not an image"),
-        (("nowhere.png",), "There is no file nowhere.png"),
+        (("nowhere.png",), "There is no file nowhere.png in "),
         (("nowhere",), "There is no session called nowhere"),
     ):
         result = run("landscape", *arguments, "--checkpoint", net, "--device", "cpu", "--out", out)

@@ -378,3 +378,12 @@ def test_more_than_four_are_refused(nets: list[str], tmp_path: Path) -> None:
     result = run("link", SAMPLES[0], "--target", "dog", *five, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "Between 1 and 4 models can be compared, not 5" in result.stderr
+
+
+def test_an_encoder_is_told_before_its_targets_are_looked_for(nets: list[str], tmp_path: Path) -> None:
+    features = {key: value for key, value in tiny.weights().items() if not key.startswith("linear.")}
+    encoder = tiny.saved(tmp_path / "encoder.safetensors", features)
+    result = run("link", SAMPLES[0], "--target", "cat", "--checkpoint", encoder, "--checkpoint", nets[0],
+                 "--out", tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 1
+    assert "encoder.safetensors is an encoder, with features but no classes: choose a head" in result.stderr

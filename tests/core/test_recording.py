@@ -516,6 +516,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "changed": (lambda path: flip(path, 100), "damaged"),
     "checksum changed": (lambda path: flip(path, -1), "damaged"),
     "huge": (lambda path: path.write_bytes(bytes(10**6)), "damaged"),
+    **({"a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "it is a pipe")} if hasattr(os, "mkfifo") else {}),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
 }
 

@@ -304,3 +304,12 @@ def test_narrow_networks_learn_from_large_images(folder: Path) -> None:
     path = written(folder, epochs=1)
     path.write_text(path.read_text().replace("size = 16", "size = 96").replace("width = 4", "width = 2"))
     assert isinstance(trained(recipe.read(path), folder / "out")[-1], Ended)
+
+
+def test_too_little_memory_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(objectives, "loss", full)
+    with pytest.raises(Refused, match="choose a smaller batch or network"):
+        trained(recipe.read(written(folder)), folder / "out")

@@ -58,13 +58,13 @@ def test_it_draws_what_is_in_sight_and_every_energy_is_right(window, wait, stage
     plane, survey = stage._plane, stage._survey
     chain = window.evolution.chosen
     assert np.array_equal(plane.origin, window.player.session[2].pixels[chain])
-    at = np.linspace(-plane.extent, plane.extent, 32)
+    at = np.linspace(-plane.extent, plane.extent, 33)
     places = [(0, 0), (31, 4), (16, 16), (7, 30)]
     points = np.stack([plane.image(at[column], at[row]) for row, column in places])
     joint = energies(window, points)
     expected = -np.logaddexp.reduce(-joint, axis=1)
     assert [survey.energy[place] for place in places] == pytest.approx(expected, abs=1e-3)
-    assert "1,024 points" in window.status.text()
+    assert "1,089 points" in window.status.text()
 
     choose(stage.panel.energy, False)
     stage.panel.label.setCurrentText("horse")

@@ -272,11 +272,11 @@ def test_changes_are_told_once_they_have_settled(qtbot, panel: LandscapePanel) -
     panel.changed.connect(lambda: told_of.append(None))
     with qtbot.waitSignal(panel.changed):
         choose(panel.which, "along")
-        choose(panel.size_, 128)
+        choose(panel.size_, 129)
         panel.extent.setValue(1.5)
         panel.seed.setValue(3)
     assert len(told_of) == 1
-    assert panel.choices == ("along", True, 1, 128, 1.5, 3)
+    assert panel.choices == ("along", True, 1, 129, 1.5, 3)
 
 
 def test_the_class_has_a_meaning_for_one_energy_only(panel: LandscapePanel) -> None:
