@@ -19,7 +19,7 @@ from cem_gui.files import Files, OpenModel
 from cem_gui.models import Models
 from cem_gui.panels.landscape import Choices, LandscapePanel
 from cem_gui.prober import Job, Prober
-from cem_gui.results import Results, fresh
+from cem_gui.results import Results
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
 
@@ -318,9 +318,7 @@ class LandscapeStage(Stage):
             return
         plane, survey, (title, about) = self._plane, self._survey, self._told_of(self._request)
         self._said = "exporting …"
-        self._results.write(
-            fresh(parent, "landscape"), lambda folder: report.write(folder, plane, survey, title, about)
-        )
+        self._results.write(parent, lambda folder: report.write(folder, plane, survey, title, about), new="landscape")
         self.changed.emit()
 
     @Slot(str, str)

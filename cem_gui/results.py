@@ -33,13 +33,16 @@ class Results(QObject):
         self._settings.setValue("results", folder)
         return Path(folder)
 
-    def write(self, folder: Path, write: Callable[[Path], None]) -> None:
-        """`written` follows. What `write` looks at must not change any more."""
-        self._files.ask(lambda: self._write(folder, write))
+    def write(self, folder: Path, write: Callable[[Path], None], *, new: str = "") -> None:
+        """`written` follows. What `write` looks at must not change any more.
 
-    def _write(self, folder: Path, write: Callable[[Path], None]) -> None:
+        new: write into a new folder of that name in it.
+        """
+        self._files.ask(lambda: self._write(folder, write, new))
+
+    def _write(self, folder: Path, write: Callable[[Path], None], new: str) -> None:
         """On the file thread."""
-        problem = ""
+        folder, problem = (fresh(folder, new) if new else folder), ""
         try:
             write(folder)
         except Refused as refused:

@@ -22,7 +22,7 @@ from cem_gui import intake
 from cem_gui.files import Files
 from cem_gui.panels.smallest import NORMS, Column, SmallestPanel
 from cem_gui.prober import Job, Prober
-from cem_gui.results import Results, fresh
+from cem_gui.results import Results
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
@@ -375,7 +375,7 @@ class SmallestStage(Stage):
         if self._asked is None or not self._found:
             return
         (request, checkpoints), found = self._asked, tuple(self._found)
-        self._results.write(fresh(parent, "smallest"), lambda folder: report.write(folder, request, checkpoints, found))
+        self._results.write(parent, lambda folder: report.write(folder, request, checkpoints, found), new="smallest")
 
     @Slot(str, str)
     def _exported(self, folder: str, problem: str) -> None:
