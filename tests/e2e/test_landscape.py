@@ -85,7 +85,7 @@ def test_it_draws_what_is_in_sight_and_every_energy_is_right(window, wait, stage
         with Image.open(tmp_path / name / "landscape.png") as picture:
             assert picture.width > 600
         rows = list(csv.DictReader((tmp_path / name / "landscape.csv").read_text().splitlines()))
-        assert len(rows) == 1024
+        assert len(rows) == 1089
         assert [float(row["energy"]) for row in rows] == pytest.approx(stage._survey.energy.ravel(), rel=1e-5)
         record = json.loads((tmp_path / name / "landscape.json").read_text())
         assert (record["energy"], record["sha256"]) == ("E(x,horse)", window.models.checkpoint.sha256)
