@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -39,7 +41,16 @@ class _Group(click.Group):
         except OSError as error:
             if error.errno != errno.ENOSPC:  # click itself knows of closed pipes
                 raise
+            _let_go_of(sys.stdout)
             raise click.ClickException("There is no room for what is written: make some.") from error
+
+
+def _let_go_of(stream: Any) -> None:
+    """What is left in its buffer goes nowhere, or the interpreter would try to write it once more as it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
