@@ -34,9 +34,10 @@ def lay_out(
         turn, which = divmod(i, len(starts))
         start = starts[which]
         label: int | None = None
-        if isinstance(start, GaussianStart) or sampler.a >= 0:
+        unnamed = isinstance(start, GaussianStart) and not start.of
+        if unnamed or sampler.a >= 0:
             label = _target(targets, which + turn, seen[which] if which < len(seen) else None)
-            if label is None and (sampler.a > 0 or isinstance(start, GaussianStart)):
+            if label is None and (sampler.a > 0 or unnamed):
                 raise Refused(f"{sampler.name} needs a target class: choose at least one.")
         chains.append(Chain(start, seed + i, label))
     return tuple(chains)

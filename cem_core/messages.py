@@ -22,6 +22,7 @@ Source = Literal["file", "name", "guess", "choice"]
 
 MAX_STEPS = 100_000
 MAX_CHAINS = 1024
+MAX_REFERENCES = 4096
 MAX_SEED = 2**63 - 1
 
 
@@ -61,6 +62,9 @@ class Sampler(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Begin at a point drawn uniformly from the ball."""
     normalised: bool = True
     """Normalise the drift of each chain (L2: unit length; L∞: sign); False: plain gradient steps."""
+    coupled: bool = False
+    """LSE runs over the other chains of the run and x' is the chain's own start, so chains act on each other and a run
+    is never split. Of encoders only."""
 
     def __post_init__(self) -> None:
         _number("Weight a", self.a, -10, 10)
@@ -80,7 +84,14 @@ class ImageStart(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
 
 
 class GaussianStart(msgspec.Struct, frozen=True, tag="gaussian", tag_field="kind"):
-    """Drawn from the Gaussian of the chain's class."""
+    """Drawn from the Gaussian of a class."""
+
+    of: str = ""
+    """Its name; empty: the class of the chain's label."""
+
+
+class OverallStart(msgspec.Struct, frozen=True, tag="overall", tag_field="kind"):
+    """Drawn from the one Gaussian of all classes together."""
 
 
 class NoiseStart(msgspec.Struct, frozen=True, tag="noise", tag_field="kind"):
@@ -100,11 +111,12 @@ class SessionStart(msgspec.Struct, frozen=True, tag="session", tag_field="kind")
     chain: int
 
 
-Start: TypeAlias = ImageStart | GaussianStart | NoiseStart | ReplayStart | SessionStart
+Start: TypeAlias = ImageStart | GaussianStart | OverallStart | NoiseStart | ReplayStart | SessionStart
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One image being moved. `label` is the y of f(x,y); None: the class the model sees in the start."""
+    """One image being moved. `label` is the y of f(x,y): a class, or with an encoder an image of the reference batch.
+    None: what the model sees in the start."""
 
     start: Start
     seed: int = 0
@@ -113,6 +125,26 @@ class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise Refused(f"A seed must be between 0 and {MAX_SEED}, not {self.seed}.")
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an encoder compares images with, as there are no classes: f(x,x') = g(x)ᵀg(x').
+
+    Raises:
+        Refused: the temperature is out of range, or there are too many images.
+    """
+
+    images: tuple[str, ...]
+    """Paths of the x_j."""
+    cosine: bool = True
+    """Compare unit features."""
+    temperature: float = 0.5
+    """What similarities are divided by."""
+
+    def __post_init__(self) -> None:
+        _number("The temperature", self.temperature, 0.001, 1000)
+        if not 1 <= len(self.images) <= MAX_REFERENCES:
+            raise Refused(f"A reference batch has between 1 and {MAX_REFERENCES:,} images, not {len(self.images):,}.")
 
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +158,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Precision = "float32"
     choices: dict[str, str] = {}
     """What the person said of the checkpoint where it might be read in more than one way: fact → value."""
+    reference: Reference | None = None
+    """Of an encoder; None: the bundled samples. Models with classes have no use for it."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.chains) <= MAX_CHAINS:
@@ -189,6 +223,13 @@ class RunStart(msgspec.Struct, frozen=True):
     """What was done to the image of each chain to make it fit the model; empty where nothing was."""
     device: str
     versions: dict[str, str]
+    references: tuple[str, ...] = ()
+    """Names of the images of an encoder's reference batch."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What the columns of `Step.logits` are, and labels count: classes, or the images of the reference batch."""
+        return self.checkpoint.classes or self.references
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):
@@ -205,7 +246,7 @@ class Step(msgspec.Struct, frozen=True, eq=False):
     joint: Floats
     """(B,) E(x,y) = -f(x,y)."""
     logits: Floats
-    """(B, K) f(x,·)."""
+    """(B, K) f(x,·), a column for each of `RunStart.candidates`."""
     gradient_norm: Floats
     """(B,) L2 norm of the drift a·∇f + b·∇LSE, before normalisation."""
     distance: Floats

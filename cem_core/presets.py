@@ -29,6 +29,9 @@ SAMPLERS: Final[dict[str, Sampler]] = {
             name="PGD-Linf-targeted", a=1, b=-1, norm="linf", radius=8 * _255, step_size=2 * _255, steps=20,
             random_start=True,
         ),
+        # of encoders alone: the chains are each other's batch
+        Sampler(name="MaxEnt", a=0, b=-1, noise=0.01, coupled=True),
+        Sampler(name="PGD-unsup", a=-1, b=1, coupled=True),
     )
 }  # fmt: skip
 
@@ -41,6 +44,8 @@ ABOUT: Final[dict[str, str]] = {
     "PGD-targeted": "Targeted attack within an L2 ball.",
     "PGD-Linf": "Untargeted attack within an L∞ ball.",
     "PGD-Linf-targeted": "Targeted attack within an L∞ ball.",
+    "MaxEnt": "Spreads the chains of an encoder in feature space, towards maximum entropy. No class is asked for.",
+    "PGD-unsup": "Ascends InfoNCE: away from each chain's own start, towards the other chains. Of encoders.",
 }
 """One sentence a row."""
 

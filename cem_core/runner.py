@@ -6,16 +6,31 @@ import logging
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cem_core import __version__, checkpoints, samplers, starts
-from cem_core.messages import Chain, Checkpoint, Floats, Message, Refused, RunEnd, RunSpec, RunStart, Sampler, Step
+from cem_core import __version__, bundle, checkpoints, samplers, starts
+from cem_core.messages import (
+    Chain,
+    Checkpoint,
+    Floats,
+    Message,
+    Reference,
+    Refused,
+    RunEnd,
+    RunSpec,
+    RunStart,
+    Sampler,
+    Step,
+)  # fmt: skip
 from cem_core.models import Model
 from cem_core.samplers import Reading, State
+from cem_core.similarity import Similarity
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +82,25 @@ class _Course:
     """Turns what the live row says into the next row, and remembers why a run ended."""
 
     live: Callable[[], Sampler | None]
+    allowed: Callable[[Sampler], None]
+    """Raises Refused for a row that this run cannot take."""
     stopped: bool = False
 
     def following(self, index: int) -> Sampler | None:
         sampler = self.live()
         self.stopped = sampler is None
+        if sampler is not None:
+            self.allowed(sampler)
         return sampler if sampler is not None and index < sampler.steps else None
 
 
 def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None) -> Iterator[Message]:
-    model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
+    network, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
+    model: Model | Similarity = network
+    references: tuple[str, ...] = ()
     if not checkpoint.classes:
-        raise Refused(
-            f"{checkpoint.name} is an encoder, with features but no classes to sample towards: choose a head for it."
-        )
-    for chain in spec.chains:
-        _check_label(chain, checkpoint)
+        model, references = similar(network, checkpoint, spec.reference)
+    _check(spec, checkpoint, references)
     if since is None or spec.sampler.random_start:
         pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
     else:  # the images may be gone by now
@@ -97,8 +115,9 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
         notes=tuple(notes),
         device=device_name(model.device),
         versions=versions(),
+        references=references,
     )
-    course = _Course(live)
+    course = _Course(live, partial(_check_row, checkpoint=checkpoint, chains=len(spec.chains)))
     row, begun = spec.sampler, samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
     if since is not None:
         if not np.allclose(_numpy(begun.x), since.first.pixels, rtol=0, atol=_ROUNDING):
@@ -117,9 +136,41 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
     yield RunEnd(spec.id, "stopped" if course.stopped else "done")
 
 
-def _check_label(chain: Chain, checkpoint: Checkpoint) -> None:
-    if chain.label is not None and not 0 <= chain.label < len(checkpoint.classes):
-        raise Refused(f"{checkpoint.name} has no class {chain.label}: it has 0 to {len(checkpoint.classes) - 1}.")
+def similar(
+    encoder: Model, checkpoint: Checkpoint, reference: Reference | None = None
+) -> tuple[Similarity, tuple[str, ...]]:
+    """An encoder with its reference batch, and the names of the images in it.
+
+    Raises:
+        Refused: one of them cannot be read.
+    """
+    reference = reference or Reference(tuple(map(str, bundle.samples())))
+    pixels = starts.pictures(checkpoint, reference.images)
+    compared = Similarity(
+        encoder,
+        torch.from_numpy(pixels).to(encoder.device),
+        cosine=reference.cosine,
+        temperature=reference.temperature,
+    )
+    return compared, tuple(Path(path).stem for path in reference.images)
+
+
+def _check(spec: RunSpec, checkpoint: Checkpoint, references: tuple[str, ...]) -> None:
+    what, known = ("class", checkpoint.classes) if checkpoint.classes else ("reference image", references)
+    for chain in spec.chains:
+        if chain.label is not None and not 0 <= chain.label < len(known):
+            raise Refused(f"{checkpoint.name} has no {what} {chain.label}: it has 0 to {len(known) - 1}.")
+    _check_row(spec.sampler, checkpoint, len(spec.chains))
+
+
+def _check_row(sampler: Sampler, checkpoint: Checkpoint, chains: int) -> None:
+    """Raises Refused where chains cannot be compared with each other, as a coupled row does."""
+    if not sampler.coupled:
+        return
+    if checkpoint.classes:
+        raise Refused(f"{sampler.name} compares features, not classes: choose an encoder, or for the head: none.")
+    if chains < 2:
+        raise Refused(f"{sampler.name} moves chains away from each other: give two or more.")
 
 
 def _replay(spec: RunSpec) -> Callable[[int], Floats]:
@@ -127,7 +178,7 @@ def _replay(spec: RunSpec) -> Callable[[int], Floats]:
     return lambda index: checkpoints.replay(spec.checkpoint, spec.choices)[index].numpy()
 
 
-def _labels(model: Model, x0: Tensor, chains: tuple[Chain, ...]) -> Tensor:
+def _labels(model: Model | Similarity, x0: Tensor, chains: tuple[Chain, ...]) -> Tensor:
     """y of each chain; where none is given, the class that the model sees in the start."""
     if all(chain.label is not None for chain in chains):
         return torch.tensor([chain.label for chain in chains], device=x0.device)

@@ -1,10 +1,16 @@
-"""The supervised samplers: one step with two weights (Wang et al. 2022); their rows are in `presets`.
+"""All samplers: one step with two weights (Wang et al. 2022); their rows are in `presets`.
 
     drift = a·∇f(x,y) + b·∇LSE(x)
     x ← clamp₀₁( Π_{‖x−x₀‖≤r} [ x + α·ĝ + η·ε ] )
 
 ĝ is the drift normalised per chain (L2: unit length; L∞: sign), α the step size, η the noise, ε standard normal.
 Projecting before clamping keeps both promises: x₀ lies in the box, so clamping never leaves the ball.
+
+With an encoder y is an image x' of a reference batch and LSE runs over that batch (`similarity`). In a coupled row the
+other chains are the batch and x' is the chain's own start; with a = 0 that does not count among them:
+
+    PGD-unsup  x_i += α ∇ [ log ( exp f(x_i,x') + Σ_{j≠i} exp f(x_i,x_j) ) − f(x_i,x') ]     ascends InfoNCE
+    MaxEnt     x_i −= α ∇ log Σ_{j≠i} exp f(x_i,x_j)                                        spreads the batch
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from torch import Tensor
 
 from cem_core import energies
 from cem_core.messages import Norm, Sampler
+from cem_core.similarity import Similarity
 
 Logits: TypeAlias = Callable[[Tensor], Tensor]
 """f(x,·): (B, C, H, W) in [0,1] to (B, K), differentiable in x; chains do not touch each other."""
@@ -77,12 +84,19 @@ def begin(sampler: Sampler, x0: Tensor, y: Tensor, seeds: tuple[int, ...]) -> St
 
 
 def read(logits_of: Logits, sampler: Sampler, state: State) -> Reading:
-    """One forward and one backward pass: energies, logits and the drift a·∇f(x,y) + b·∇LSE(x)."""
+    """One forward and one backward pass: energies, logits and the drift a·∇f(x,y) + b·∇LSE(x).
+
+    A coupled row needs a `Similarity`, and two chains or more.
+    """
     with torch.enable_grad():
         x = state.x.detach().requires_grad_()
-        logits = logits_of(x)
-        inner = logits.detach()
-        (drift,) = torch.autograd.grad(logits, x, energies.cotangent(inner, state.y, sampler.a, sampler.b))
+        if sampler.coupled:
+            assert isinstance(logits_of, Similarity)
+            drift, inner = _coupled(logits_of, sampler, x, state.x0)
+        else:
+            logits = logits_of(x)
+            inner = logits.detach()
+            (drift,) = torch.autograd.grad(logits, x, energies.cotangent(inner, state.y, sampler.a, sampler.b))
     return Reading(
         drift,
         inner,
@@ -91,6 +105,22 @@ def read(logits_of: Logits, sampler: Sampler, state: State) -> Reading:
         length(drift, "l2"),
         length(state.x - state.x0, sampler.norm),
     )
+
+
+def _coupled(similarity: Similarity, sampler: Sampler, x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """The drift of each chain while the others stand still, and (B, K) f(x,·) over the reference batch."""
+    g = similarity.embed(x)
+    still = g.detach()
+    others = (g @ still.T).masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), -torch.inf)
+    if sampler.a:
+        own = (g * similarity.anchored(x0)).sum(1, keepdim=True)
+        among = torch.cat([own, others], 1)
+        fed = energies.cotangent(among.detach(), torch.zeros(len(x), dtype=torch.long, device=x.device),
+                                 sampler.a, sampler.b)  # fmt: skip
+    else:
+        among, fed = others, sampler.b * others.detach().softmax(1)
+    (drift,) = torch.autograd.grad(among, x, fed)
+    return drift, similarity.compared(still)
 
 
 def step(sampler: Sampler, state: State, drift: Tensor) -> State:
@@ -121,7 +151,7 @@ def evolve(
         latest = following(state.step)
         if latest is None:
             return
-        if (latest.a, latest.b) != (sampler.a, sampler.b):
+        if (latest.a, latest.b, latest.coupled) != (sampler.a, sampler.b, sampler.coupled):
             reading = read(logits_of, latest, state)
         state, sampler = step(latest, state, reading.drift), latest
 

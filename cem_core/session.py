@@ -67,7 +67,7 @@ class Session:
         self._spill: IO[bytes] | None = None
         self._pixels: list[Floats | None] = []
         self._rows: list[tuple[int, Sampler]] = []
-        chains, classes = len(start.spec.chains), len(start.checkpoint.classes)
+        chains, classes = len(start.spec.chains), len(start.candidates)
         self._scalars: dict[str, Floats] = {name: np.empty((0, chains), np.float32) for name in _SCALARS}
         self._scalars["logits"] = np.empty((0, chains, classes), np.float32)
         self._dropped: set[int] = set()

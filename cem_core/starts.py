@@ -18,7 +18,17 @@ from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from cem_core import bundle, images, writing
-from cem_core.messages import Chain, Checkpoint, Floats, GaussianStart, ImageStart, Refused, ReplayStart, SessionStart
+from cem_core.messages import (
+    Chain,
+    Checkpoint,
+    Floats,
+    GaussianStart,
+    ImageStart,
+    OverallStart,
+    Refused,
+    ReplayStart,
+    SessionStart,
+)  # fmt: skip
 
 _START_KEY: Final = np.uint64(2**63 + 2)
 """Where the keys of starts lie: beyond any step, so a start is independent of the noise of its chain."""
@@ -46,10 +56,11 @@ def make(
             picture = _picture(path, _version(path), checkpoint.size, checkpoint.channels)
             name, start, note = picture.name, picture.pixels, picture.note
         elif isinstance(chain.start, GaussianStart):
-            if chain.label is None:
-                raise Refused("A class Gaussian start needs a class: choose a target.")
-            name = f"Gaussian of {checkpoint.classes[chain.label]}"
-            start = _statistics(checkpoint.classes, shape).draw(chain.label, random)
+            classes, gaussians = _statistics(checkpoint.classes, shape)
+            label = _label_of(chain.start, chain.label if checkpoint.classes else None, classes)
+            name, start = f"Gaussian of {classes[label]}", gaussians.draw(label, random)
+        elif isinstance(chain.start, OverallStart):
+            name, start = "overall Gaussian", _statistics(checkpoint.classes, shape)[1].draw_any(random)
         elif isinstance(chain.start, ReplayStart):
             if replay is None or not checkpoint.replay:
                 raise Refused(f"{checkpoint.name} has no replay buffer: start from images or noise.")
@@ -111,10 +122,35 @@ def _scaled(pixels: Floats, size: int) -> Floats:
 def has_gaussians(checkpoint: Checkpoint) -> bool:
     """Whether class Gaussians are at hand for the classes and size of this model."""
     try:
-        _statistics(checkpoint.classes, (checkpoint.channels, checkpoint.size, checkpoint.size))
+        gaussian_classes(checkpoint)
     except Refused:
         return False
     return True
+
+
+def gaussian_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Of which classes there are Gaussians: those of the model; for an encoder any of its size.
+
+    Raises:
+        Refused: there are none.
+    """
+    return _statistics(checkpoint.classes, (checkpoint.channels, checkpoint.size, checkpoint.size))[0]
+
+
+def pictures(checkpoint: Checkpoint, paths: Iterable[str]) -> Floats:
+    """(K, C, H, W) in [0,1]: images as this model takes them. Raises Refused if one cannot be read."""
+    files = [Path(path) for path in paths]
+    return np.stack([_picture(file, _version(file), checkpoint.size, checkpoint.channels).pixels for file in files])
+
+
+def _label_of(start: GaussianStart, label: int | None, classes: tuple[str, ...]) -> int:
+    if start.of:
+        if start.of not in classes:
+            raise Refused(f"There is no Gaussian of {start.of[:40]}: choose one of {', '.join(classes[:12])}.")
+        return classes.index(start.of)
+    if label is None:
+        raise Refused("A class Gaussian start needs a class: choose a target.")
+    return label
 
 
 class Gaussians:
@@ -125,6 +161,15 @@ class Gaussians:
 
     def __init__(self, mean: Floats, directions: Floats, rest: Floats) -> None:
         self.mean, self.directions, self.rest = mean, directions, rest
+
+    def draw_any(self, random: np.random.Generator) -> Floats:
+        """(C, H, W), clamped to [0,1], from the Gaussian with the mean and covariance of all classes together."""
+        count = len(self.mean)
+        centre = self.mean.mean(0)
+        spread = np.concatenate([self.directions.reshape(-1, *self.mean.shape[1:]), self.mean - centre])
+        along = random.standard_normal(len(spread), np.float32) / np.float32(count**0.5)
+        beside = random.standard_normal(self.mean.shape[1:], np.float32) * np.sqrt((self.rest**2).mean(0))
+        return np.asarray((centre + np.tensordot(along, spread, 1) + beside).clip(0, 1), np.float32)
 
     def draw(self, label: int, random: np.random.Generator) -> Floats:
         """(C, H, W), clamped to [0,1]."""
@@ -191,12 +236,15 @@ def _text(name: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _statistics(classes: tuple[str, ...], shape: tuple[int, ...]) -> Gaussians:
+def _statistics(classes: tuple[str, ...], shape: tuple[int, ...]) -> tuple[tuple[str, ...], Gaussians]:
+    """The Gaussians of these classes and what they are called; without classes, any of this shape."""
     for path in bundle.start_statistics():
         with safe_open(path, framework="numpy") as file:
             fits = tuple(file.get_slice("mean").get_shape()[1:]) == shape
-            if fits and msgspec.json.decode(file.metadata()["classes"]) == list(classes):
-                return Gaussians(*(file.get_tensor(key).astype(np.float32) for key in ("mean", "directions", "rest")))
+            known = tuple(msgspec.json.decode(file.metadata()["classes"], type=list[str]))
+            if fits and (not classes or known == classes):
+                parts = (file.get_tensor(key).astype(np.float32) for key in ("mean", "directions", "rest"))
+                return known, Gaussians(*parts)
     raise Refused("There are no class Gaussians for the classes of this model: start from images or noise.")
 
 

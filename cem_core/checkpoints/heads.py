@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -16,12 +18,13 @@ from cem_core.checkpoints.reading import Contents, read
 from cem_core.checkpoints.sniffing import sniff
 from cem_core.checkpoints.unwrapping import Tensors
 from cem_core.messages import Fact, Refused
-from cem_core.models import Plan
+from cem_core.models import Network, Plan
 
 _HEAD_NAMES: Final = ("linear", "fc", "classifier", "head", "linear_classifier", "linear_layer", "lin")
 _HEAD_FILE: Final = re.compile(r"linear|classifier|head|(?:^|[_.-])fc(?![a-z])", re.IGNORECASE)
 _LARGEST_HEAD: Final = 64 * 2**20
 _NO_HEAD: Final = "none"
+_OWN_HEAD: Final = "own"
 
 
 def without_blank_head(found: Found, tensors: Tensors) -> str | None:
@@ -38,11 +41,15 @@ def with_head(
     path: Path, found: Found, plan: Plan, tensors: Tensors, why: str
 ) -> tuple[Plan, tuple[Fact, ...], tuple[str, ...]]:
     """For an encoder: the plan with the head that was chosen or lies in the file, the fact, and heads beside the file.
+    A classifier may be chosen to be an encoder.
 
     The head's tensors are added under the keys that the family's own head would have.
     """
     if plan.classes:
-        return plan, (), ()
+        fact = found.evidence.settle("head", (_OWN_HEAD, _NO_HEAD), _OWN_HEAD, 1.0, "it is in the file")
+        if fact.value == _OWN_HEAD:
+            return plan, (msgspec.structs.replace(fact, source="file"),) if fact.source == "guess" else (fact,), ()
+        return _headless(plan), (fact, Fact("features", str(plan.features), "file")), ()
     inside = dict(_heads_beside(found, plan.features))
     files = {file.name: file for file in _head_files(path, plan.features)}
     options = (_NO_HEAD, *inside, *files)
@@ -63,6 +70,19 @@ def with_head(
     tensors[plan.key_of("head.weight")] = weight
     tensors[plan.key_of("head.bias")] = torch.zeros(len(weight)) if bias is None else bias
     return found.again(tensors), (fact,), offered
+
+
+def _headless(plan: Plan) -> Plan:
+    """The same network up to its features."""
+
+    def build() -> Network:
+        network = plan.build()
+        network.head = None
+        return network
+
+    with torch.device("meta"):
+        head = {plan.key_of(key) for key in plan.build().state_dict() if key.startswith("head.")}
+    return replace(plan, classes=0, build=build, idle=lambda key: key in head or plan.idle(key))
 
 
 def _projections(plan: Plan, tensors: Tensors) -> list[str]:

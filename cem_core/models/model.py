@@ -23,6 +23,10 @@ class Network(nn.Module):
         """g(x): (B, C, H, W) to (B, F)."""
         raise NotImplementedError
 
+    def embedding(self, x: Tensor) -> Tensor:
+        """What f(x,x') compares, (B, C, H, W) to (B, D): g(x), or its projection where it was trained with one."""
+        return self.features(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, K), or to features (B, F) where there is no head."""
         features = self.features(x)
@@ -94,6 +98,10 @@ class Model(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """g(x): (B, C, H, W) in [0,1] to (B, F) float32."""
         return self.net.features(self._normalised(x)).float()
+
+    def embedding(self, x: Tensor) -> Tensor:
+        """What f(x,x') compares: (B, C, H, W) in [0,1] to (B, D) float32."""
+        return self.net.embedding(self._normalised(x)).float()
 
     def _normalised(self, x: Tensor) -> Tensor:
         if self.per_image:
