@@ -63,7 +63,11 @@ class Block(nn.Module):
 
 
 class PreActResNet(Network):
-    """Normalised (B, C, H, W) to logits (B, K); `classes` 0: no head."""
+    """Normalised (B, C, H, W) to logits (B, K); `classes` 0: no head.
+
+    Args:
+        projection: length of what f(x,x') compares, behind two layers as contrastive training has them; 0: g(x) itself.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class PreActResNet(Network):
         bottleneck: bool,
         shortcut_activated: bool,
         final_bn: bool,
+        projection: int = 0,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
@@ -96,6 +101,13 @@ class PreActResNet(Network):
         if final_bn:
             self.bn = nn.BatchNorm2d(inputs)
         self.head = nn.Linear(inputs, classes) if classes else None
+        if projection:
+            self.projection = nn.Sequential(
+                nn.Linear(inputs, inputs, bias=False),
+                nn.BatchNorm1d(inputs),
+                ACTIVATIONS[activation](),
+                nn.Linear(inputs, projection),
+            )
 
     def features(self, x: Tensor) -> Tensor:
         h = self.conv1(x)
@@ -104,6 +116,10 @@ class PreActResNet(Network):
         if hasattr(self, "bn"):
             h = self.act(self.bn(h))
         return pooled(h, 4)
+
+    def embedding(self, x: Tensor) -> Tensor:
+        g = self.features(x)
+        return self.projection(g) if hasattr(self, "projection") else g  # type: ignore[no-any-return]
 
     def fold(self) -> None:
         for block in self.modules():
@@ -117,8 +133,9 @@ def recognise(shapes: Shapes, evidence: Evidence) -> Plan | None:
     if not signature <= shapes.keys() or "bn1.weight" in shapes or "layer4.0.shortcut.0.weight" not in shapes:
         return None
     stem, last = shapes["conv1.weight"], shapes.get("linear.weight", (0, 0))
+    projected = shapes.get("projection.3.weight", (0, 0)) if "projection.1.running_var" in shapes else (0, 0)
     blocks = tuple(count(shapes, f"layer{stage}") for stage in range(1, 5))
-    if len(stem) != 4 or stem[2] != 3 or len(last) != 2 or 0 in blocks:
+    if len(stem) != 4 or stem[2] != 3 or len(last) != 2 or len(projected) != 2 or 0 in blocks:
         return None
     bottleneck = "layer1.0.conv3.weight" in shapes
     final_bn = "bn.weight" in shapes
@@ -130,6 +147,8 @@ def recognise(shapes: Shapes, evidence: Evidence) -> Plan | None:
         fact = evidence.settle("shortcut input", ("activated", "raw"), guess, 0.7, why)
         shortcut = fact.value
         facts.append(fact)
+    if projected[0]:
+        facts.append(shown("projection", projected[0]))
     depth = _DEPTHS.get((bottleneck, blocks), 2 + (3 if bottleneck else 2) * sum(blocks))
     width = stem[0]
     return Plan(
@@ -150,6 +169,7 @@ def recognise(shapes: Shapes, evidence: Evidence) -> Plan | None:
             bottleneck=bottleneck,
             shortcut_activated=shortcut == "activated",
             final_bn=final_bn,
+            projection=projected[0],
         ),
         key_of=head_named("linear"),
         stem=("conv1.weight", "layer1.0.bn1"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,21 +22,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cem_core import energies, runner, samplers, writing
+from cem_core import runner, writing
 from cem_core.datasets import open_dataset
-from cem_core.messages import Device, Refused, Sampler
+from cem_core.messages import Device, Refused
 from cem_core.models import Model, Normalisation
 from cem_core.models.preact_resnet import BLOCKS, PreActResNet
-from cem_core.training import objectives
+from cem_core.training import objectives, routes
+from cem_core.training.held import measure, probed
 from cem_core.training.progress import EPOCHS, LOG, RECIPE, STATE, Began, Ended, Epoch, Progress, Word
-from cem_core.training.recipe import Adversarial, NetworkRecipe, Recipe
+from cem_core.training.recipe import Attack, Contrastive, Recipe
+from cem_core.training.views import views
 
 _SAVE_EVERY: Final = 120.0
 """Seconds between two writings of the state."""
 _TELL_EVERY: Final = 20
 """Steps between two words on the loss."""
-_MEASURED: Final = 0.5, 10
-"""ε and steps of the attack on held images of a model that is trained against none."""
+_MEASURED: Final = Attack(0.5)
+"""The attack on held images of a model that is trained against none."""
+_PROBED: Final = 5000
+"""Images of the training that a linear head is fitted to, to judge an encoder."""
 _ORDER, _AUGMENT, _NOISE = range(3)
 
 
@@ -106,6 +112,7 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
         raise Refused(f"{len(training):,} images make no batch of {optimiser.batch:,}: use a smaller batch.")
     total = optimiser.epochs * an_epoch
     state = _begun(recipe, len(classes), place)
+    objective = recipe.objective
     _recall(out / STATE, state, total)
     parameters = sum(weights.numel() for weights in state.net.parameters())
     yield Began(
@@ -114,9 +121,11 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
     )  # fmt: skip
     mean, std = (torch.tensor(v, device=place).view(-1, 1, 1) for v in (recipe.network.mean, recipe.network.std))
 
-    def net(x: Tensor) -> Tensor:
+    def net(x: Tensor, route: int = routes.ATTACKED) -> Tensor:
+        routes.take(state.net, route)
+        whole = state.net.embedding if isinstance(objective, Contrastive) else state.net
         with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            out: Tensor = state.net(((x - mean) / std).contiguous(memory_format=_layout(place)))
+            out: Tensor = whole(((x - mean) / std).contiguous(memory_format=_layout(place)))
         return out
 
     order: NDArray[np.int64] = np.empty(0, np.int64)
@@ -133,12 +142,12 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
         if turn == 0 or not len(order):
             order = _random(recipe.seed, epoch, _ORDER).permutation(len(training))
         rows = torch.from_numpy(order[turn * optimiser.batch : (turn + 1) * optimiser.batch]).to(place)
-        x, y = _augmented(training, rows, recipe, state.step), training.labels[rows]
-        noise = torch.from_numpy(
-            _random(recipe.seed, state.step, _NOISE).standard_normal((len(y), *x.shape[1:]), np.float32)
-        ).to(place)
+        x, y = _shown(training, rows, recipe, state.step), training.labels[rows]
+        noise = torch.from_numpy(_random(recipe.seed, state.step, _NOISE).standard_normal(x.shape, np.float32)).to(
+            place
+        )
         state.net.train()
-        loss = objectives.loss(net, x, y, recipe.objective, noise, optimiser.smoothing)
+        loss = objectives.loss(net, x, y, objective, noise, optimiser.smoothing, partial(net, route=routes.CLEAN))
         losses.append(loss.item())
         of_epoch.append(losses[-1])
         if not math.isfinite(losses[-1]):
@@ -155,7 +164,7 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
             yield Progress(state.step, state.step / an_epoch, float(np.mean(losses)), rate, state.seconds)
             losses = []
         if state.step % an_epoch == 0:
-            yield _measured(state, held, recipe, out, epoch + 1, classes, float(np.mean(of_epoch)))
+            yield _measured(state, training, held, recipe, out, epoch + 1, classes, float(np.mean(of_epoch)))
             of_epoch = []
         if state.step % an_epoch == 0 or time.monotonic() - saved > _SAVE_EVERY:
             _keep(out / STATE, state)
@@ -189,11 +198,13 @@ def _data(recipe: Recipe, place: torch.device) -> tuple[_Images, _Images, tuple[
     return images(kept), images(~kept), dataset.classes
 
 
-def _build(network: NetworkRecipe, classes: int) -> PreActResNet:
-    bottleneck = network.depth == 50
+def _build(recipe: Recipe, classes: int) -> PreActResNet:
+    network, objective = recipe.network, recipe.objective
+    contrastive = isinstance(objective, Contrastive)
     return PreActResNet(
-        BLOCKS[network.depth], network.width, 3, classes, network.activation,
-        bottleneck=bottleneck, shortcut_activated=True, final_bn=True,
+        BLOCKS[network.depth], network.width, 3, 0 if contrastive else classes, network.activation,
+        bottleneck=network.depth == 50, shortcut_activated=True, final_bn=True,
+        projection=objective.projection if isinstance(objective, Contrastive) else 0,
     )  # fmt: skip
 
 
@@ -204,15 +215,21 @@ def _layout(place: torch.device) -> torch.memory_format:
 
 def _begun(recipe: Recipe, classes: int, place: torch.device) -> _State:
     """Weights as He et al. draw them, from the recipe's seed."""
-    net, average = _build(recipe.network, classes), _build(recipe.network, classes)
+    net = _build(recipe, classes)
     generator = torch.Generator().manual_seed(recipe.seed % 2**63)
     for part in net.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(part, nn.Linear):
+        elif isinstance(part, nn.Linear) and part is net.head:
             nn.init.normal_(part.weight, std=0.01, generator=generator)
             nn.init.zeros_(part.bias)
-    average.load_state_dict(net.state_dict())
+        elif isinstance(part, nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    if isinstance(recipe.objective, Contrastive) and recipe.objective.routes == 2:
+        routes.split(net)
+    average = deepcopy(net)
     for module in (net, average):
         module.to(place, memory_format=_layout(place))  # type: ignore[call-overload]
     average.requires_grad_(False)
@@ -220,10 +237,13 @@ def _begun(recipe: Recipe, classes: int, place: torch.device) -> _State:
     return _State(net, average, momentum)
 
 
-def _augmented(images: _Images, rows: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """(B, C, H, W) in [0,1]: shifted and mirrored by chance."""
+def _shown(images: _Images, rows: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """(B, C, H, W) in [0,1]: shifted and mirrored by chance; or (2B, C, S, S), two views of each image."""
     random, data, size = _random(recipe.seed, step, _AUGMENT), recipe.data, images.pixels.shape[2]
     x = images.pixels[rows]
+    if isinstance(recipe.objective, Contrastive):
+        wanted = recipe.objective.views
+        return views(torch.cat([x, x]), wanted, wanted.size or size, random, flip=data.flip)
     count, place = len(rows), x.device
     if data.crop:
         shifts = torch.from_numpy(random.integers(0, 2 * data.crop + 1, (2, count))).to(place)
@@ -270,40 +290,31 @@ def _descend(state: _State, gradients: tuple[Tensor, ...], recipe: Recipe, rate:
 
 
 def _measured(
-    state: _State, held: _Images, recipe: Recipe, out: Path, epoch: int, classes: tuple[str, ...], loss: float
-) -> Epoch:
+    state: _State, training: _Images, held: _Images, recipe: Recipe, out: Path, epoch: int, classes: tuple[str, ...],
+    loss: float,
+) -> Epoch:  # fmt: skip
     """Accuracies of the averaged weights on the images held out, and their checkpoint."""
     file = f"{EPOCHS}/{recipe.name}-{epoch:03}.safetensors"
     writing.replace(out / file, _checkpoint(state, recipe, classes))
     objective = recipe.objective
-    norm = objective.norm if isinstance(objective, Adversarial) else "l2"
-    eps, steps = (objective.eps if isinstance(objective, Adversarial) else _MEASURED[0]), _MEASURED[1]
+    attack = objective.attack if isinstance(objective, Contrastive) else objective
+    attack = attack if isinstance(attack, Attack) else _MEASURED
     if not len(held):
-        return Epoch(epoch, state.step, loss, None, None, eps, norm, None, file, state.seconds)
-    copy = _build(recipe.network, len(classes))
-    copy.load_state_dict(state.average.state_dict())
+        return Epoch(epoch, state.step, loss, None, None, attack.eps, attack.norm, None, file, state.seconds)
+    copy = _build(recipe, len(classes))
+    copy.load_state_dict(routes.one(state.average.state_dict()))
     model = Model(copy, Normalisation(recipe.network.mean, recipe.network.std)).frozen(
         held.pixels.device, torch.float32
     )
-    row = Sampler(name="PGD", a=-1, b=1, norm=norm, radius=eps, step_size=2.5 * eps / steps, steps=steps)
-    right = robust = 0
-    gap = 0.0
-    for first in range(0, len(held), 250):
-        x = held.pixels[first : first + 250].float() / 255
-        y = held.labels[first : first + 250]
-        attack = samplers.begin(row, x, y, tuple(range(len(y))))
-        with torch.no_grad():
-            clean = model(x)
-        for _ in range(steps):
-            attack = samplers.step(row, attack, samplers.read(model, row, attack).drift)
-        with torch.no_grad():
-            attacked = model(attack.x)
-        well = clean.argmax(1) == y
-        right += int(well.sum())
-        robust += int((well & (attacked.argmax(1) == y)).sum())
-        gap += float((energies.marginal(clean) - energies.marginal(attacked)).sum())
-    clean_share, robust_share, gap = (found / len(held) for found in (right, robust, gap))
-    return Epoch(epoch, state.step, loss, clean_share, robust_share, eps, norm, gap, file, state.seconds)
+    judged = held.pixels, held.labels, attack.norm, attack.eps
+    if isinstance(objective, Contrastive):
+        known = _random(recipe.seed, 0, _ORDER).permutation(len(training))[:_PROBED]
+        rows = torch.from_numpy(known).to(held.pixels.device)
+        found = probed(model, objective.temperature, (training.pixels[rows], training.labels[rows]), *judged)
+    else:
+        found = measure(model, *judged)
+    return Epoch(epoch, state.step, loss, found.clean, found.robust, attack.eps, attack.norm, found.gap, file,
+                 state.seconds)  # fmt: skip
 
 
 def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> bytes:
@@ -316,7 +327,7 @@ def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> byte
         ("linear" + key.removeprefix("head") if key.startswith("head.") else key): (
             value.half() if value.ndim > 1 else value
         ).contiguous().cpu()
-        for key, value in state.average.state_dict().items()
+        for key, value in routes.one(state.average.state_dict()).items()
     }  # fmt: skip
     if not all(value.isfinite().all() for value in tensors.values()):
         raise Refused(f"The weights became infinite before step {state.step:,}: try a smaller rate, or float32.")
@@ -325,8 +336,10 @@ def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> byte
         "format": "cem-explorer", "name": recipe.name, "family": network.family, "activation": network.activation,
         "shortcut_input": "activated", "image_size": str(network.size),
         "mean": msgspec.json.encode(network.mean).decode(), "std": msgspec.json.encode(network.std).decode(),
-        "classes": msgspec.json.encode(classes).decode(), "recipe": msgspec.json.encode(recipe).decode(),
+        "recipe": msgspec.json.encode(recipe).decode(),
     }  # fmt: skip
+    if state.average.head is not None:
+        metadata["classes"] = msgspec.json.encode(classes).decode()
     return save(tensors, metadata)
 
 

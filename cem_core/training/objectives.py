@@ -7,44 +7,85 @@ The likelihood gradient of a CEM splits in two (Wang et al. 2022), with (x̂, ŷ
 
 PGD from x is a biased Langevin step towards x̂, and ŷ ~ p(y|x̂) makes the contrastive part the gradient of the
 cross-entropy at x̂: adversarial training.
+
+Without labels, with pairs (x, x') in place of (x, y): the data as a proposal and self-normalised importance weights
+for the second term make the contrastive part the gradient of InfoNCE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cem_core import samplers
-from cem_core.training.recipe import Adversarial, Objective
+from cem_core.training.recipe import Adversarial, Attack, Contrastive, Objective
 
-Net = Callable[[Tensor], Tensor]
-"""(B, C, H, W) in [0,1] to logits (B, K), as it is being trained."""
+Net: TypeAlias = Callable[[Tensor], Tensor]
+"""(B, C, H, W) in [0,1] to logits (B, K), or to what f(x,x') compares (B, D), as it is being trained."""
 
 
-def loss(net: Net, x: Tensor, y: Tensor, objective: Objective, noise: Tensor, smoothing: float = 0.0) -> Tensor:
+def loss(
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    noise: Tensor,
+    smoothing: float = 0.0,
+    clean: Net | None = None,
+) -> Tensor:
     """The mean loss of a batch, to be differentiated by the weights.
 
     Args:
-        x: (B, C, H, W) in [0,1]. y: (B,) int64.
+        x: (B, C, H, W) in [0,1]; for contrastive training first one view of each image, then the other of each.
+        y: (B,) int64.
         noise: (B, C, H, W) standard normal, for a random start.
+        clean: the network for views that are not attacked, if it is another.
     """
+    if isinstance(objective, Contrastive):
+        return _contrastive(net, clean or net, x, objective, noise)
     if isinstance(objective, Adversarial):
-        x = attacked(net, x, y, objective, noise)
+        x = attacked(lambda x: functional.cross_entropy(net(x).float(), y, reduction="sum"), x, objective, noise)
     return functional.cross_entropy(net(x).float(), y, label_smoothing=smoothing)
 
 
-def attacked(net: Net, x: Tensor, y: Tensor, attack: Adversarial, noise: Tensor) -> Tensor:
-    """x̂: (B, C, H, W), steps of steepest ascent on the cross-entropy within the ball around x."""
+def info_nce(g: Tensor, temperature: float) -> Tensor:
+    """(2B,) InfoNCE of each view, f(x,x') being the cosine over the temperature; views i and B + i are a pair.
+
+    Args:
+        g: (2B, D).
+    """
+    g = functional.normalize(g.float(), dim=1)
+    f = (g @ g.T / temperature).masked_fill(torch.eye(len(g), dtype=torch.bool, device=g.device), -torch.inf)
+    return functional.cross_entropy(f, torch.arange(len(g), device=g.device).roll(len(g) // 2), reduction="none")
+
+
+def _contrastive(net: Net, clean: Net, x: Tensor, objective: Contrastive, noise: Tensor) -> Tensor:
+    if objective.attack is None:
+        return info_nce(net(x), objective.temperature).mean()
+    changed = attacked(lambda x: info_nce(net(x), objective.temperature).sum(), x, objective.attack, noise)
+    lowered = info_nce(net(changed), objective.temperature).mean()
+    if objective.clean:
+        lowered = lowered + objective.clean * info_nce(clean(x), objective.temperature).mean()
+    return lowered
+
+
+def attacked(ascended: Callable[[Tensor], Tensor], x: Tensor, attack: Attack, noise: Tensor) -> Tensor:
+    """x̂: (B, C, H, W), steps of steepest ascent within the ball around x.
+
+    Args:
+        ascended: the sum over the batch of what the attack raises.
+    """
     offset = torch.zeros_like(x)
     if attack.random_start:
         offset = _start(noise, attack)
         offset = (x + offset).clamp(0, 1) - x
     for _ in range(attack.steps):
         point = (x + offset).detach().requires_grad_()
-        (ascent,) = torch.autograd.grad(functional.cross_entropy(net(point).float(), y, reduction="sum"), point)
+        (ascent,) = torch.autograd.grad(ascended(point), point)
         with torch.no_grad():
             offset = samplers.project(
                 offset + attack.length * samplers.unit(ascent, attack.norm), attack.norm, attack.eps
@@ -53,7 +94,7 @@ def attacked(net: Net, x: Tensor, y: Tensor, attack: Adversarial, noise: Tensor)
     return (x + offset).detach()
 
 
-def _start(noise: Tensor, attack: Adversarial) -> Tensor:
+def _start(noise: Tensor, attack: Attack) -> Tensor:
     """A point of the ball: uniform in L∞; in L2 on a sphere of a radius that is uniform in [0, ε]."""
     if attack.norm == "linf":
         return torch.erf(noise / 2**0.5) * attack.eps

@@ -27,8 +27,8 @@ class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sta
     """Cross-entropy on the images as they are."""
 
 
-class Adversarial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adversarial", tag_field="kind"):
-    """Cross-entropy on attacked images (Madry et al. 2018): the contrastive part of the likelihood gradient."""
+class Attack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How images are attacked while a network is trained on them."""
 
     eps: float
     norm: Norm = "l2"
@@ -52,7 +52,55 @@ class Adversarial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return 1.25 * self.eps if self.steps == 1 else 2.5 * self.eps / self.steps
 
 
-Objective: TypeAlias = Standard | Adversarial
+class Adversarial(Attack, frozen=True, forbid_unknown_fields=True, tag="adversarial", tag_field="kind"):
+    """Cross-entropy on attacked images (Madry et al. 2018): the contrastive part of the likelihood gradient."""
+
+
+class Views(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Two of these are drawn of each image: a part of it, scaled, mirrored, in other colours (Chen et al. 2020)."""
+
+    size: int | None = None
+    """Side in pixels; None: that of the network. Smaller ones cost less and show things as large as whole images do."""
+    smallest: float = 0.2
+    """Share of the image that is seen at least."""
+    jitter: float = 0.4
+    """By which share brightness, contrast and saturation vary; hue by a quarter of it, as a share of a turn."""
+    grey: float = 0.2
+    """Share of views without colour."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            _within("size", self.size, 8, 256)
+        _within("smallest", self.smallest, 0, 1, above=True)
+        _within("jitter", self.jitter, 0, 1)
+        _within("grey", self.grey, 0, 1)
+
+
+class Contrastive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="contrastive", tag_field="kind"):
+    """InfoNCE between two views of each image: no labels. With an attack on both of them, unsupervised AT."""
+
+    attack: Attack | None = None
+    """What the views suffer; None: nothing."""
+    temperature: float = 0.5
+    projection: int = 128
+    """Length of what is compared; 0: g(x) itself, without a projection."""
+    routes: Literal[1, 2] = 1
+    """2: the views as they are have batch norms of their own (Jiang et al. 2020); those of attacked views are kept."""
+    clean: float = 0.0
+    """Weight of InfoNCE of the views as they are, beside that of the attacked ones."""
+    views: Views = Views()
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0.001, 1000)
+        _within("projection", self.projection, 0, 65_536)
+        _within("clean", self.clean, 0, 1000)
+        if self.attack is None and (self.clean or self.routes == 2):
+            raise Refused("clean and routes = 2 are for views that are attacked: add [objective.attack].")
+        if self.routes == 2 and not self.clean:
+            raise Refused("routes = 2 needs views as they are: give clean a weight.")
+
+
+Objective: TypeAlias = Standard | Adversarial | Contrastive
 
 
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +181,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _within("seed", self.seed, 0, MAX_SEED)
         if self.data.crop >= self.network.size:
             raise Refused(f"crop must be below the size of the images, {self.network.size}, not {self.data.crop}.")
+        if isinstance(self.objective, Contrastive) and self.optimiser.smoothing:
+            raise Refused("smoothing is of labels, which contrastive training has none of: leave it out.")
 
 
 def read(path: Path) -> Recipe:
