@@ -12,12 +12,17 @@ ASSETS: Final = next((p for p in (_HERE / "assets", _HERE.parent / "assets") if 
 """Inside the package when installed, beside it in a checkout."""
 
 DEFAULT_MODEL: Final = "cifar10-robust-l2"
+TWIN: Final = "cifar10-standard"
+"""The same network, trained without an adversary: what it is compared with."""
+HEAD: Final = ".linear.safetensors"
+"""How a head is called that lies beside its encoder, behind the encoder's stem."""
 
 
 def models() -> dict[str, Path]:
-    """The bundled checkpoints by name, the default first."""
-    found = {p.stem: p for p in sorted((ASSETS / "models").glob("*.safetensors"))}
-    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
+    """The bundled checkpoints by name, the default and its twin first."""
+    files = sorted((ASSETS / "models").glob("*.safetensors"))
+    found = {p.stem: p for p in files if not p.name.endswith(HEAD)}
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != DEFAULT_MODEL, name != TWIN))}
 
 
 def samples() -> list[Path]:

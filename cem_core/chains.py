@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from cem_core.messages import Chain, GaussianStart, Refused, Sampler, Start
+from cem_core.messages import Chain, GaussianStart, ImageStart, Refused, Sampler, Start
 
 
 def lay_out(
@@ -18,8 +18,8 @@ def lay_out(
     """`count` chains that take the starts in turn and, each time round, the next target.
 
     Args:
-        targets: class indices. A sampler that flees its class (a < 0) takes the one that the model sees in an image
-            and has no use for them.
+        targets: class indices; of an encoder, indices into its reference batch. A sampler that flees its class (a < 0)
+            takes the one that the model sees in an image and has no use for them.
         seed: of the first chain; the next has the next.
         seen: the class of each start where it is known. Such a chain begins half a list away and is never sent where
             it already is: classes that stand side by side are often alike, and a cat that becomes a ship shows more.
@@ -38,9 +38,19 @@ def lay_out(
         if unnamed or sampler.a >= 0:
             label = _target(targets, which + turn, seen[which] if which < len(seen) else None)
             if label is None and (sampler.a > 0 or unnamed):
-                raise Refused(f"{sampler.name} needs a target class: choose at least one.")
+                raise Refused(f"{sampler.name} needs a target: choose at least one.")
         chains.append(Chain(start, seed + i, label))
     return tuple(chains)
+
+
+def compared(batch: Iterable[str], starts: Iterable[Start], targets: Iterable[str] = ()) -> tuple[str, ...]:
+    """Paths of the reference batch of an encoder's run: the chosen one, then the images of the run itself, each once.
+
+    Args:
+        targets: images that chains are sent to.
+    """
+    own = (start.path for start in starts if isinstance(start, ImageStart))
+    return tuple(dict.fromkeys([*batch, *own, *targets]))
 
 
 def _target(targets: Sequence[int], index: int, seen: int | None) -> int | None:

@@ -125,11 +125,20 @@ class Dataset:
     labels: Indices
     """(N,)"""
     name: str = ""
+    top: str = ""
+    """What holds the class folders, inside the folder or archive."""
     _unpacked: dict[int, list[Bytes | str]] = field(default_factory=dict, init=False, repr=False)
     """What was read of an archive, by size; a text says why an image could not be."""
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def empty(self) -> list[str]:
+        """Folders beside those of the classes, without images; none in archives, of which only images are known."""
+        if not _is_folder(self.path):
+            return []
+        folders = {entry.name for entry in (self.path / self.top).iterdir() if entry.is_dir()} - set(self.classes)
+        return sorted(name for name in folders if not name.startswith((".", "__")))
 
     def take(self, first: int | None = None, every: int = 1) -> Dataset:
         """A part with the same classes: every k-th file of each class, then the first n, evenly across classes."""
@@ -231,7 +240,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     classes = sorted({image.parts[depth] for image in images})
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[image.parts[depth]] for image in images], np.int64)
-    return Dataset(path, tuple(classes), tuple(map(str, images)), labels, path.name or str(path))
+    return Dataset(path, tuple(classes), tuple(map(str, images)), labels, path.name or str(path), str(top))
 
 
 def _samples() -> Dataset:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from cem_core.messages import Floats, RunEnd
 from cem_core.session import Numbers, Session
 
-Kind = Literal["misclassified", "target reached", "energy minimum", "largest jump", "ball reached", "diverged"]
+Kind = Literal[
+    "misclassified", "new neighbour", "target reached", "energy minimum", "largest jump", "ball reached", "diverged"
+]
 KINDS: Final[dict[Kind, str]] = {
     "misclassified": "The model sees another class than in the start, for the first time",
-    "target reached": "The target is the most likely class, for the first time",
+    "new neighbour": "The encoder finds another image most alike than in the start, for the first time",
+    "target reached": "The target is the most likely, for the first time",
     "energy minimum": "E(x) is at its lowest",
     "largest jump": "E(x) changed most in this one step",
     "ball reached": "The chain touches the surface of its ball, for the first time",
@@ -36,29 +39,33 @@ class Event(msgspec.Struct, frozen=True):
 def events(session: Session) -> list[Event]:
     """Of all chains, in the order of their steps."""
     numbers = session.numbers  # first: the run may go on meanwhile
-    return find(numbers, session.start.labels, _radii(session, len(numbers.energy)), session.end)
+    start, radii = session.start, _radii(session, len(numbers.energy))
+    return find(numbers, start.labels, radii, session.end, encoder=not start.checkpoint.classes)
 
 
-def find(numbers: Numbers, labels: Sequence[int], radii: Floats, end: RunEnd | None = None) -> list[Event]:
+def find(
+    numbers: Numbers, labels: Sequence[int], radii: Floats, end: RunEnd | None = None, *, encoder: bool = False
+) -> list[Event]:
     """Events in the numbers of T steps of B chains.
 
     Args:
         labels: y of each chain.
         radii: (T,) of the ball at each step; infinite where there was none.
         end: how the run ended; None: it goes on.
+        encoder: what is seen are images of a reference batch and not classes.
     """
-    found = [Event(kind, int(step), chain) for kind, chain, step in _all(numbers, np.asarray(labels), radii)]
+    found = [Event(kind, int(step), chain) for kind, chain, step in _all(numbers, np.asarray(labels), radii, encoder)]
     if end is not None and len(numbers.energy):
         found += [Event("diverged", len(numbers.energy) - 1, chain) for chain in end.diverged]
     return sorted(found, key=lambda event: (event.step, event.chain, list(KINDS).index(event.kind)))
 
 
-def _all(numbers: Numbers, labels: NDArray[np.int64], radii: Floats) -> Iterator[tuple[Kind, int, int]]:
+def _all(numbers: Numbers, labels: NDArray[np.int64], radii: Floats, encoder: bool) -> Iterator[tuple[Kind, int, int]]:
     if len(numbers.energy) < 2:
         return
     seen = numbers.logits.argmax(2)  # (T, B)
     conditions: dict[Kind, NDArray[np.bool_]] = {
-        "misclassified": seen != seen[:1],
+        "new neighbour" if encoder else "misclassified": seen != seen[:1],
         "target reached": (seen == labels) & (seen[:1] != labels),
         "ball reached": numbers.distance >= _SURFACE * radii[:, None],
     }

@@ -16,6 +16,7 @@ from cem_core.linking import lay_out as lay_out
 from cem_core.messages import Checkpoint, Floats, Message, Refused, RunEnd, RunStart, Sampler, Step
 from cem_core.models import Model
 from cem_core.probes.requests import Linked
+from cem_core.similarity import Similarity
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class _Judge(NamedTuple):
     """A model with the labels of its own run."""
 
-    model: Model
+    model: Model | Similarity
     checkpoint: Checkpoint
     y: tuple[int, ...]
 
@@ -73,9 +74,10 @@ def _judge(start: RunStart) -> _Judge | None:
     spec = start.spec
     try:
         model, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
-    except Refused:  # its file is gone since
+        judging = model if checkpoint.classes else runner.similar(model, checkpoint, spec.reference)[0]
+    except Refused:  # a file is gone since
         return None
-    return _Judge(model, checkpoint, start.labels)
+    return _Judge(judging, checkpoint, start.labels)
 
 
 def _cross(steps: Sequence[Step | None], judges: Sequence[_Judge | None]) -> Crossing:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cem_core.messages import Chain, Checkpoint, Floats, Message, Refused, RunSpec
-from cem_core.probes.classes import alike
+from cem_core.probes.classes import alike, check_classes
 from cem_core.probes.requests import Subject
 
 _NAMED: Final = 12
@@ -46,23 +46,25 @@ def lay_out(
 ) -> tuple[RunSpec, ...]:
     """The chains of a run for each model: the same starts, seeds and sampler, and labels of the same name.
 
-    A chain without a label has the class that each model sees in its start.
+    A chain without a label has the class that each model sees in its start. Encoders among themselves compare with the
+    reference batch of the spec.
 
     Args:
         classes: what the labels of the spec are indices into.
 
     Raises:
-        Refused: a model has no classes, does not know a target, or takes other images than the first.
+        Refused: only some models have classes, or one does not know a target, or takes other images than the first.
     """
     models = [checkpoint for _, checkpoint in subjects]
+    encoders = not any(model.classes for model in models)
     for model in models:
-        if not model.classes:
-            raise Refused(f"{model.name} is an encoder, with features but no classes: choose a head for it.")
+        if not encoders:
+            check_classes(model)
         if (model.channels, model.size) != (models[0].channels, models[0].size):
             sizes = " and ".join(f"{one.channels}×{one.size}×{one.size} ({one.name})" for one in (models[0], model))
             raise Refused(f"Linked models take the same images, not {sizes}: choose models of one size.")
-    labels = [_labels(classes, model.classes) for model in models]
     targets = {chain.label for chain in spec.chains if chain.label is not None}
+    labels = [{i: i for i in targets} if encoders else _labels(classes, model.classes) for model in models]
     for model, known in zip(models, labels, strict=True):
         if strange := sorted(targets - known.keys()):
             shared = [name for i, name in enumerate(classes) if all(i in other for other in labels)]
@@ -80,6 +82,7 @@ def lay_out(
             device=subject.device,
             precision=subject.precision,
             choices=subject.choices,
+            reference=spec.reference,
         )
         for (subject, _), known in zip(subjects, labels, strict=True)
     )

@@ -23,6 +23,7 @@ Source = Literal["file", "name", "guess", "choice"]
 MAX_STEPS = 100_000
 MAX_CHAINS = 1024
 MAX_REFERENCES = 4096
+TEMPERATURE = 0.5
 MAX_SEED = 2**63 - 1
 
 
@@ -138,7 +139,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Paths of the x_j."""
     cosine: bool = True
     """Compare unit features."""
-    temperature: float = 0.5
+    temperature: float = TEMPERATURE
     """What similarities are divided by."""
 
     def __post_init__(self) -> None:
@@ -164,6 +165,12 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1 <= len(self.chains) <= MAX_CHAINS:
             raise Refused(f"A run needs between 1 and {MAX_CHAINS:,} chains, not {len(self.chains):,}.")
+
+    def aims(self, chain: int, *, encoder: bool) -> bool:
+        """Whether the label of a chain was asked for, or is what the sampler flees. That of any other chain is what an
+        encoder found most alike at first, which matters to nobody."""
+        asked = self.chains[chain].label is not None
+        return not encoder or asked or (self.sampler.a != 0 and not self.sampler.coupled)
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -230,6 +237,19 @@ class RunStart(msgspec.Struct, frozen=True):
     def candidates(self) -> tuple[str, ...]:
         """What the columns of `Step.logits` are, and labels count: classes, or the images of the reference batch."""
         return self.checkpoint.classes or self.references
+
+    @property
+    def measure(self) -> str:
+        """What `likeness` is, in a word or two."""
+        return "cosine" if self.spec.reference is None or self.spec.reference.cosine else "g(x)ᵀg(x′)"
+
+    def likeness(self, logits: Floats) -> Floats:
+        """Of an encoder: f(x,·) without its temperature."""
+        return logits * np.float32(self.spec.reference.temperature if self.spec.reference else TEMPERATURE)
+
+    def aims(self, chain: int) -> bool:
+        """As `RunSpec.aims`."""
+        return self.spec.aims(chain, encoder=not self.checkpoint.classes)
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):

@@ -48,8 +48,29 @@ ABOUT: Final[dict[str, str]] = {
     "PGD-unsup": "Ascends InfoNCE: away from each chain's own start, towards the other chains. Of encoders.",
 }
 """One sentence a row."""
+OF_IMAGES: Final[dict[str, str]] = ABOUT | {
+    "TA": "Towards the image, against the marginal.",
+    "CS": "Climbs f(x,x'): towards the image in feature space.",
+    "RCS": "Towards the image and where images are likely, together.",
+    "Langevin": "Climbs the marginal p(x) with noise; no image is asked for.",
+    "PGD": "Away from the reference image that the start is most like, within an L2 ball.",
+}
+"""The same for an encoder."""
 
 FROM_IMAGES: Final = "TA"
 """The default for images: of TA, CS and RCS the one that reaches its target most surely (docs/samplers.md)."""
 FROM_DRAWS: Final = "RCS"
 """The default for class Gaussians and noise."""
+TOWARDS: Final = "CS"
+"""The default of an encoder where there is a target: ∇ g(x)ᵀg(x')."""
+ROUND: Final = "Langevin"
+"""The default of an encoder for images without one."""
+SPREAD: Final = "MaxEnt"
+"""The default of an encoder for Gaussians and noise."""
+
+
+def default(*, encoder: bool, images: bool, target: bool) -> str:
+    """The row for a model, for what chains start from, and for whether they are sent somewhere."""
+    if not encoder:
+        return FROM_IMAGES if images else FROM_DRAWS
+    return TOWARDS if target else ROUND if images else SPREAD

@@ -115,6 +115,11 @@ def resume(session: Session, live: Callable[[], Sampler | None] | None = None) -
                 f"{session.start.checkpoint.name} is another file than the one that was recorded: the run cannot go on "
                 "to the same pixels. Fork it instead."
             )
+        if message.versions.get(runner.BATCH) != session.start.versions.get(runner.BATCH):
+            raise Refused(
+                "An image of its reference batch is another than when the run was recorded: it cannot go on to the "
+                "same pixels. Put that image back, or fork the run instead."
+            )
         if recording is not None and (differs := differences(session.start, message)):
             recording.resumed(len(session), differs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cem_core import __version__, bundle, checkpoints, samplers, starts
+from cem_core.checkpoints.hashing import sha256
 from cem_core.messages import (
     Chain,
     Checkpoint,
@@ -34,6 +36,8 @@ from cem_core.similarity import Similarity
 
 log = logging.getLogger(__name__)
 
+BATCH: Final = "reference batch"
+"""Beside the versions of a run: its digest, as it decides the pixels of an encoder's run."""
 _ROUNDING: Final = 1e-5
 """By how much a random start may come out otherwise on another device; another image differs by far more."""
 
@@ -98,8 +102,10 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
     network, checkpoint = checkpoints.load(spec.checkpoint, spec.device, spec.precision, spec.choices)
     model: Model | Similarity = network
     references: tuple[str, ...] = ()
+    known = versions()
     if not checkpoint.classes:
         model, references = similar(network, checkpoint, spec.reference)
+        known[BATCH] = _digest(_batch(spec.reference))
     _check(spec, checkpoint, references)
     if since is None or spec.sampler.random_start:
         pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
@@ -114,7 +120,7 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
         names=tuple(names),
         notes=tuple(notes),
         device=device_name(model.device),
-        versions=versions(),
+        versions=known,
         references=references,
     )
     course = _Course(live, partial(_check_row, checkpoint=checkpoint, chains=len(spec.chains)))
@@ -144,7 +150,7 @@ def similar(
     Raises:
         Refused: one of them cannot be read.
     """
-    reference = reference or Reference(tuple(map(str, bundle.samples())))
+    reference = _batch(reference)
     pixels = starts.pictures(checkpoint, reference.images)
     compared = Similarity(
         encoder,
@@ -153,6 +159,15 @@ def similar(
         temperature=reference.temperature,
     )
     return compared, tuple(Path(path).stem for path in reference.images)
+
+
+def _batch(reference: Reference | None) -> Reference:
+    return reference or Reference(tuple(map(str, bundle.samples())))
+
+
+def _digest(reference: Reference) -> str:
+    """Differs once an image of the batch is another, as names are kept and pixels are not."""
+    return hashlib.sha256("".join(sha256(Path(path)) for path in reference.images).encode()).hexdigest()[:12]
 
 
 def _check(spec: RunSpec, checkpoint: Checkpoint, references: tuple[str, ...]) -> None:
@@ -179,7 +194,8 @@ def _replay(spec: RunSpec) -> Callable[[int], Floats]:
 
 
 def _labels(model: Model | Similarity, x0: Tensor, chains: tuple[Chain, ...]) -> Tensor:
-    """y of each chain; where none is given, the class that the model sees in the start."""
+    """y of each chain; where none is given, the class that the model sees in the start, or the reference image that it
+    finds most alike."""
     if all(chain.label is not None for chain in chains):
         return torch.tensor([chain.label for chain in chains], device=x0.device)
     with torch.no_grad():

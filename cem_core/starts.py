@@ -56,8 +56,10 @@ def make(
             picture = _picture(path, _version(path), checkpoint.size, checkpoint.channels)
             name, start, note = picture.name, picture.pixels, picture.note
         elif isinstance(chain.start, GaussianStart):
+            if not chain.start.of and (chain.label is None or not checkpoint.classes):
+                raise Refused("A class Gaussian start needs a class: choose one.")
             classes, gaussians = _statistics(checkpoint.classes, shape)
-            label = _label_of(chain.start, chain.label if checkpoint.classes else None, classes)
+            label = _label_of(chain.start, chain.label, classes)
             name, start = f"Gaussian of {classes[label]}", gaussians.draw(label, random)
         elif isinstance(chain.start, OverallStart):
             name, start = "overall Gaussian", _statistics(checkpoint.classes, shape)[1].draw_any(random)
@@ -144,13 +146,12 @@ def pictures(checkpoint: Checkpoint, paths: Iterable[str]) -> Floats:
 
 
 def _label_of(start: GaussianStart, label: int | None, classes: tuple[str, ...]) -> int:
-    if start.of:
-        if start.of not in classes:
-            raise Refused(f"There is no Gaussian of {start.of[:40]}: choose one of {', '.join(classes[:12])}.")
-        return classes.index(start.of)
-    if label is None:
-        raise Refused("A class Gaussian start needs a class: choose a target.")
-    return label
+    if not start.of:
+        assert label is not None
+        return label
+    if start.of not in classes:
+        raise Refused(f"There is no Gaussian of {start.of[:40]}: choose one of {', '.join(classes[:12])}.")
+    return classes.index(start.of)
 
 
 class Gaussians:

@@ -16,6 +16,7 @@ class Actions:
     open_model: QAction
     open_zoo: QAction
     open_run: QAction
+    open_training: QAction
     details: QAction
     clear_recent: QAction
     samples: QAction
@@ -80,6 +81,7 @@ def make(window: QMainWindow, centre: QWidget, stack: QUndoStack) -> Actions:
         open_model=action("Open &model…", "Ctrl+Shift+O", "Open a checkpoint file"),
         open_zoo=action("Open from Robust&Bench…", "", "Open a published model, which is downloaded if you say so"),
         open_run=action("Open a recorded ru&n…", "", "Open the folder of a recorded run, wherever it is"),
+        open_training=action("Open &training folder…", "", "Watch the learning curves of a training"),
         details=action("Model &details…", "Ctrl+I", "What was recognised of the model, and what was assumed"),
         clear_recent=action("&Clear", "", "Forget the recent files"),
         samples=action("&Sample images", "", "Start from the bundled images"),
@@ -139,7 +141,7 @@ def fill(
     file = bar.addMenu("&File")
     file.addActions([acts.open_images, acts.open_model])
     file.addMenu(recent)
-    file.addActions([acts.open_zoo, acts.open_run])
+    file.addActions([acts.open_zoo, acts.open_run, acts.open_training])
     file.addSeparator()
     file.addActions([acts.details])
     file.addSeparator()

@@ -73,7 +73,7 @@ class Exporter(QObject):
         documents = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
         parent = Path(str(self._settings.value("exports", documents)))
         start = session.start
-        names = sorted({start.checkpoint.classes[label] for label in start.labels})
+        names = sorted({start.candidates[label] for label in start.labels})
         wanted = folder_name(start.spec.sampler.name, names)
         numbered = [wanted, *(f"{wanted}-{i}" for i in range(2, 1000))]
         return next((parent / name for name in numbered if not os.path.lexists(parent / name)), parent / wanted)

@@ -55,8 +55,8 @@ class OpenModel:
     precision: Precision
     choices: dict[str, str]
     checkpoint: Checkpoint
-    gaussians: bool
-    """Its classes have Gaussians to start from."""
+    gaussians: tuple[str, ...]
+    """The classes that have Gaussians to start from."""
     notes: tuple[str, ...] = ()
     """A sentence each."""
 
@@ -223,7 +223,8 @@ class Files(QObject):
         if opening.remember:
             notes += _remember(checkpoint, choices)
         notes += checkpoint.warnings
-        return OpenModel(reference, *place, choices, checkpoint, starts.has_gaussians(checkpoint), tuple(notes))
+        gaussians = starts.gaussian_classes(checkpoint) if starts.has_gaussians(checkpoint) else ()
+        return OpenModel(reference, *place, choices, checkpoint, gaussians, tuple(notes))
 
     @Slot()
     def _check(self) -> None:

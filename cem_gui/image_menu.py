@@ -16,7 +16,7 @@ class ImageMenu(QMenu):
     """Gone once it is closed."""
 
     target_chosen = Signal(int, int)
-    """Chain and class."""
+    """Chain, and class or image of the reference batch."""
     copy_wanted = Signal()
 
     def __init__(self, acts: Actions, chain: int, start: RunStart | None, parent: QWidget) -> None:
@@ -25,17 +25,17 @@ class ImageMenu(QMenu):
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         if chain >= 0 and start is not None:
             self.addAction(acts.large)
-            self._add_targets(chain, start.checkpoint.classes, start.labels[chain])
+            self._add_targets(chain, start.candidates, start.labels[chain])
             copy = self.addAction("Copy the image")
             copy.triggered.connect(self.copy_wanted)
             self.addAction(acts.fork)
             self.addSeparator()
         self.addActions([acts.open_images, acts.paste, acts.samples, acts.photos])
 
-    def _add_targets(self, chain: int, classes: Sequence[str], target: int) -> None:
+    def _add_targets(self, chain: int, candidates: Sequence[str], target: int) -> None:
         targets = self.addMenu("Target of this chain")
-        for index, name in enumerate(classes):
-            choice = targets.addAction(name)
+        for index, name in enumerate(candidates):
+            choice = targets.addAction(name.replace("&", "&&"))
             choice.setCheckable(True)
             choice.setChecked(index == target)
             choice.setData((chain, index))

@@ -14,6 +14,8 @@ from PySide6.QtGui import QImage
 
 from cem_core.messages import Refused
 from cem_core.recording import HEADER
+from cem_core.training.history import is_training
+from cem_core.training.progress import LOG, RECIPE
 
 _WEIGHTS: Final = (
     ".safetensors", ".pt", ".pth", ".pt2", ".ckpt", ".t7", ".tar", ".bin", ".th", ".pyth", ".latest", ".best",
@@ -48,6 +50,15 @@ def recorded(paths: Iterable[str]) -> str:
                 return str(folder)
         except (OSError, ValueError):  # whoever reads it says what is wrong
             pass
+    return ""
+
+
+def trained(paths: Iterable[str]) -> str:
+    """The first that is the folder of a training, or its recipe or log in it; empty: none is."""
+    for path in map(Path, paths):
+        folder = path.parent if path.name in (RECIPE, LOG) else path
+        if is_training(folder):
+            return str(folder)
     return ""
 
 

@@ -162,8 +162,8 @@ class LandscapeStage(Stage):
             return "The model is being opened …" if self._models.is_opening else (
                 "No model is open: open one in the Evolution tab."
             )  # fmt: skip
-        if self._models.hindrance:
-            return self._models.hindrance
+        if self._models.classless:
+            return self._models.classless
         if session is None or not len(session):
             return "There is no run in sight: drop an image on the Evolution tab, or open a recorded run."
         if self.panel.choices.which == "along" and len(session) < 2:
@@ -186,7 +186,7 @@ class LandscapeStage(Stage):
             return
         label = None
         if session is not None and self._sight.chain < len(session.start.labels):
-            target = session.start.checkpoint.classes[session.start.labels[self._sight.chain]]
+            target = session.start.candidates[session.start.labels[self._sight.chain]]
             label = checkpoint.classes.index(target) if target in checkpoint.classes else None
         same = self._drawn is not None and self._of()[:3] == self._drawn[:3]
         self.panel.show_model(checkpoint.name, checkpoint.classes, None if same else label)

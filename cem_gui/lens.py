@@ -149,6 +149,9 @@ class Lens(QObject):
         session = self._sight.session
         if not self.on or session is None or not len(session):
             return
+        if not session.start.checkpoint.classes:
+            self._fail("The lens is off: it splits the steps of models with classes, and this one has none.")
+            return
         if session is not self._session:
             self._leave()
             self._session = session

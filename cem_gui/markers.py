@@ -7,6 +7,7 @@ from typing import Final
 
 from cem_core import events
 from cem_core.events import Event
+from cem_core.messages import RunStart
 from cem_core.session import Session
 from cem_gui.widgets.marks import Mark
 
@@ -25,11 +26,8 @@ class Markers:
     def of(self, session: Session, chosen: int) -> list[Mark]:
         """Those of all chains; those of the chosen one last, so that they lie on top."""
         self._find(session)
-        classes, labels = session.start.checkpoint.classes, session.start.labels
-        marks = [
-            Mark(event.step, event.kind, self._tip(event, classes[labels[event.chain]]), event.chain != chosen)
-            for event in self._events
-        ]
+        start = session.start
+        marks = [Mark(event.step, event.kind, self._tip(event, start), event.chain != chosen) for event in self._events]
         return sorted(marks, key=lambda mark: not mark.faint)
 
     def following(self, session: Session, chosen: int, step: int, way: int) -> int | None:
@@ -39,8 +37,9 @@ class Markers:
         return (min if way > 0 else max)(steps, default=None)
 
     @staticmethod
-    def _tip(event: Event, target: str) -> str:
-        return f"{event.kind} at step {event.step:,} (chain {event.chain + 1}, {target})"
+    def _tip(event: Event, start: RunStart) -> str:
+        aim = f", {start.candidates[start.labels[event.chain]]}" if start.aims(event.chain) else ""
+        return f"{event.kind} at step {event.step:,} (chain {event.chain + 1}{aim})"
 
     def _find(self, session: Session) -> None:
         steps, ended = len(session), session.end is not None

@@ -229,7 +229,9 @@ class Measurement(Stage):
         return self._request(self._subjects.subjects or (Subject(""),), self.panel.choice.settings.batch)
 
     def _problem(self) -> str:
-        """What is wrong with the settings, in a sentence."""
+        """What is wrong with the models or the settings, in a sentence."""
+        if self._subjects.classless:
+            return self._subjects.classless
         try:
             self._wanted()
         except Refused as refused:

@@ -12,7 +12,8 @@ from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QFileDialog, QMainWindow, QMenu
 
 from cem_core import bundle
-from cem_core.messages import Checkpoint, Device, Precision
+from cem_core.messages import Checkpoint, Device, Precision, Refused
+from cem_core.probes.classes import check_classes
 from cem_gui import intake
 from cem_gui.files import Files, Opening, OpenModel, Verdict
 from cem_gui.panels.details import Details
@@ -76,24 +77,9 @@ class Models(QObject):
         return self._opening is not None
 
     @property
-    def hindrance(self) -> str:
-        """Why nothing can be sampled from the model that is open; empty if it can, or none is open."""
-        checkpoint = self.checkpoint
-        if checkpoint is None or checkpoint.classes:
-            return ""
-        said = f"{checkpoint.name} is an encoder: it has features but no classes to sample towards. "
-        if self.offers_heads:
-            return said + "Choose a head for it under Details."
-        return said + f"Put its head beside it, named like {Path(checkpoint.name).stem}_linear.pt, and open it again."
-
-    @property
-    def offers_heads(self) -> bool:
-        """The model that is open lacks a head that it could have."""
-        checkpoint = self.checkpoint
-        if checkpoint is None or checkpoint.classes:
-            return False
-        head = checkpoint.fact("head")
-        return bool(checkpoint.heads) or (head is not None and len(head.options) > 1)
+    def classless(self) -> str:
+        """Why what needs classes has nothing to show of the model that is open; empty if it has, or none is open."""
+        return classless(self.checkpoint) if self.checkpoint is not None else ""
 
     def known(self) -> list[tuple[str, str]]:
         """What can be opened without a file dialog, as (what is shown, reference)."""
@@ -301,6 +287,15 @@ class Models(QObject):
         self.recent_menu.addSeparator()
         self.recent_menu.addAction(self._clear_recent)
         self._clear_recent.setEnabled(bool(self._recent))
+
+
+def classless(checkpoint: Checkpoint) -> str:
+    """What is said where a model lacks the classes that are needed; empty if it has them."""
+    try:
+        check_classes(checkpoint)
+    except Refused as refused:
+        return str(refused)
+    return ""
 
 
 def _read_recent(settings: QSettings) -> list[str]:

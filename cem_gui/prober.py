@@ -29,10 +29,12 @@ TICK_MS: Final = 33
 class Job:
     """One request that is being answered. Every method may be called from any thread."""
 
-    def __init__(self, request: Request | Linked, controls: Controls | None = None) -> None:
+    def __init__(self, request: Request | Linked, controls: Controls | None = None, *, recorded: bool = True) -> None:
         self.request = request
         self.controls = controls
         """Of linked runs: they can be paused and changed."""
+        self.recorded = recorded
+        """Linked runs are kept as the person said; else they are gone with their answers."""
         self.begun = False
         """Its first answer has come; linked runs stand at step 0 until their controls let them go on."""
         self._cancelled = threading.Event()
@@ -204,7 +206,7 @@ class _Thread(QThread):
             # A job is advanced when its controls let it go on: it must not wait for them and keep the others waiting.
             with contextlib.closing(linked.play(request, lambda: controls.following(wait=False))) as rounds:  # type: ignore[type-var]
                 for round in rounds:
-                    self._record(runs, round)
+                    self._record(runs, round, self.keeping if job.recorded else Keeping(memory=self.keeping.memory))
                     if begun:
                         yield round
                     elif any(session is not None and len(session) for session in runs.sessions):
@@ -218,15 +220,15 @@ class _Thread(QThread):
         if not begun and not job.cancelled:
             raise Refused(" ".join(dict.fromkeys(filter(None, runs.problems))) or "Nothing could be run.")
 
-    def _record(self, runs: LinkedRuns, round: Round) -> None:
+    def _record(self, runs: LinkedRuns, round: Round, keeping: Keeping) -> None:
         try:
             for i, message in enumerate(round.messages):
                 session = runs.sessions[i]
                 if isinstance(message, RunStart):
-                    runs.sessions[i] = Session(message, budget=self.keeping.memory // len(runs.sessions))
+                    runs.sessions[i] = Session(message, budget=keeping.memory // len(runs.sessions))
                 elif isinstance(message, Step):
                     assert session is not None
-                    keep(session, message, self.keeping)
+                    keep(session, message, keeping)
                 elif message is not None:
                     runs.problems[i] = message.detail if message.reason == "failed" else ""
                     if session is not None:

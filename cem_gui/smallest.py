@@ -102,7 +102,7 @@ class SmallestStage(Stage):
 
     @property
     def can_run(self) -> bool:
-        return self.busy or self._subjects.ready
+        return self.busy or (self._subjects.ready and not self._subjects.classless)
 
     @property
     def busy(self) -> bool:
@@ -114,6 +114,8 @@ class SmallestStage(Stage):
             return f"Bisecting: {len(self._found)} of {self._total} found"
         if not self._subjects.ready:
             return "Opening the models that are compared"
+        if self._subjects.classless:
+            return "A model has no classes"
         return self._said
 
     def enter(self) -> None:
@@ -281,6 +283,8 @@ class SmallestStage(Stage):
             self._found, self._shown, self._said = [], shown, ""
             self.panel.show_columns(columns)
             self._show_classes()
+            if self._subjects.classless:
+                self.panel.notice.say(self._subjects.classless)
         self.changed.emit()
 
     def _columns(self) -> list[Column]:
@@ -301,7 +305,7 @@ class SmallestStage(Stage):
         self.changed.emit()
 
     def _begin(self) -> None:
-        if not self._subjects.ready or not self._images:
+        if not self.can_run or not self._images:
             return
         self._let_go()
         self.panel.notice.hide()
@@ -387,11 +391,11 @@ class SmallestStage(Stage):
 
 
 def _is_picture(data: QMimeData) -> bool:
-    """Checkpoints and recorded runs are for the window."""
+    """Checkpoints, recorded runs and trainings are for the window."""
     paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
     if not paths:
         return data.hasImage()
-    return bool(intake.sort(paths)[1]) and not intake.recorded(paths)
+    return bool(intake.sort(paths)[1]) and not intake.recorded(paths) and not intake.trained(paths)
 
 
 def _bytes(pixels: Floats) -> Bytes:

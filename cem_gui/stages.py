@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from PySide6.QtCore import QObject, Signal, Slot
+from PySide6.QtCore import QMimeData, QObject, Signal, Slot
 from PySide6.QtWidgets import QWidget
 
 
@@ -78,6 +78,10 @@ class Stage(QObject):
 
     def say(self, sentence: str) -> None:
         """A message that stays until it is dismissed, about what was done while this is shown."""
+
+    def take(self, data: QMimeData) -> bool:
+        """What is pasted while this is shown; whether it had a use for it."""
+        return False
 
     @Slot()
     def loop(self) -> None:

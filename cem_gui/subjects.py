@@ -13,7 +13,7 @@ from cem_core.messages import Checkpoint
 from cem_core.probes.requests import MODELS, Subject
 from cem_gui import intake
 from cem_gui.files import Files, Opening, OpenModel
-from cem_gui.models import Models
+from cem_gui.models import Models, classless
 from cem_gui.panels.subjects import SubjectsPanel
 
 
@@ -63,6 +63,11 @@ class Subjects(QObject):
             for reference in self._references
             if (found := self._open.get(reference)) is not None
         )
+
+    @property
+    def classless(self) -> str:
+        """Why they cannot be compared by classes; empty if all that are open have some."""
+        return next(filter(None, map(classless, self.checkpoints)), "")
 
     def ensure(self) -> None:
         """Have them open, from now on."""
@@ -119,9 +124,7 @@ class Subjects(QObject):
         if self._openings.get(opening.reference) is not opening:
             return
         del self._openings[opening.reference]
-        if not model.checkpoint.classes:
-            self._lose(opening.reference, f"{model.checkpoint.name} is an encoder: it has no classes to compare by.")
-        elif opening.reference in self._references:
+        if opening.reference in self._references:
             self._open[opening.reference] = model
             self._show()
             self.changed.emit()

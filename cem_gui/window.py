@@ -55,9 +55,11 @@ from cem_gui.prober import Prober
 from cem_gui.runs import Runs, row_of
 from cem_gui.setup import CHAINS, Setup
 from cem_gui.sight import Sight
+from cem_gui.similarity import SimilarityStage
 from cem_gui.smallest import SmallestStage
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
+from cem_gui.training import TrainingStage
 from cem_gui.widgets.image_grid import to_image
 from cem_gui.widgets.space import keep_space
 
@@ -71,6 +73,8 @@ _STAGES: Final[dict[str, type[Stage]]] = {
     "accuracy": AccuracyStage,
     "energies": EnergiesStage,
     "landscape": LandscapeStage,
+    "similarity": SimilarityStage,
+    "training": TrainingStage,
 }
 """In the order of their tabs."""
 _Made = TypeVar("_Made", bound=Stage)
@@ -185,6 +189,7 @@ class MainWindow(QMainWindow):
         models.said.connect(self._model_said)
         pictures.offered.connect(self.evolution.clear_notice)
         pictures.run_offered.connect(runs.open)
+        pictures.training_offered.connect(self._open_training)
         pictures.taken.connect(self._preview)
         pictures.said.connect(self._problem)
         self.exporter.began.connect(self._show_gait)
@@ -216,6 +221,7 @@ class MainWindow(QMainWindow):
         acts.open_model.triggered.connect(models.ask_file)
         acts.open_zoo.triggered.connect(models.ask_zoo)
         acts.open_run.triggered.connect(runs.ask_folder)
+        acts.open_training.triggered.connect(self._ask_training)
         acts.recording.triggered.connect(runs.ask_keeping)
         acts.fork.triggered.connect(self.fork)
         acts.resume.triggered.connect(self.resume)
@@ -226,7 +232,7 @@ class MainWindow(QMainWindow):
         acts.photos.triggered.connect(pictures.use_photos)
         acts.export.triggered.connect(self._ask_export)
         acts.quit.triggered.connect(self.close)
-        acts.paste.triggered.connect(pictures.paste)
+        acts.paste.triggered.connect(self._paste)
         acts.run.triggered.connect(self.run_or_pause)
         acts.one_step.triggered.connect(self.one_step)
         acts.stop.triggered.connect(self.stop)
@@ -262,9 +268,10 @@ class MainWindow(QMainWindow):
         self.filing.start()
         self.prober.start()
         self.evolution.grid.setFocus()
-        weights, pictures = intake.sort(paths)
+        training = intake.trained(paths)
+        weights, pictures = intake.sort(() if training else paths)
         self.models.open(weights[0] if weights else bundle.DEFAULT_MODEL)
-        self.pictures.offer(pictures)
+        self.pictures.offer([training] if training else pictures)
         self.runs.start()
 
     def closeEvent(self, event: QCloseEvent) -> None:
@@ -307,6 +314,20 @@ class MainWindow(QMainWindow):
     def landscape(self) -> LandscapeStage:
         return self._add(LandscapeStage(self.prober, self.models, self.sight, self.filing.files, self.settings, self))
 
+    @cached_property
+    def training(self) -> TrainingStage:
+        stage = TrainingStage(self.prober, self.models, self.pictures, self.filing.files, self.settings, self)
+        stage.shown.connect(self._show_training)
+        stage.model_opened.connect(self._show_evolution)
+        return self._add(stage)
+
+    @cached_property
+    def similarity(self) -> SimilarityStage:
+        stage = SimilarityStage(self.prober, self.subjects, self.filing.files, self.settings, self)
+        stage.recorded.connect(self.runs.start)
+        stage.export_wanted.connect(self._export_linked)
+        return self._add(stage)
+
     def _add(self, stage: _Made) -> _Made:
         self._made.append(stage)
         self.views.addWidget(stage.panel)
@@ -342,6 +363,24 @@ class MainWindow(QMainWindow):
             self.stage.panel.setFocus()
         self._show_gait()
 
+    @Slot()
+    def _show_training(self) -> None:
+        self.tabs.setCurrentIndex(1 + list(_STAGES).index("training"))
+
+    @Slot()
+    def _show_evolution(self) -> None:
+        self.tabs.setCurrentIndex(0)
+
+    @Slot()
+    def _ask_training(self) -> None:
+        self._show_training()
+        self.training.ask()
+
+    @Slot(str)
+    def _open_training(self, folder: str) -> None:
+        self._show_training()
+        self.training.open(folder)
+
     @Slot(QAction)
     def _tab_wanted(self, choice: QAction) -> None:
         self.tabs.setCurrentIndex(choice.data())
@@ -350,7 +389,7 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _begin_anew(self) -> None:
-        """With another model, for example. If nothing can be sampled from it, the run in progress is not touched."""
+        """With another model, for example."""
         self.evolution.clear_notice()
         self._preview()
         self._show_gait()
@@ -359,17 +398,6 @@ class MainWindow(QMainWindow):
     def _no_model(self) -> None:
         self.evolution.show_empty("No model is open. Choose one on the left, or drop a checkpoint here.")
         self._show_gait()
-
-    def _say_hindrance(self) -> None:
-        """Where a run would be seen, unless there is one."""
-        self._settling.stop()
-        if self.player.waits:
-            self.player.abandon()
-        said, offer = self.models.hindrance, "Choose a head…" if self.models.offers_heads else ""
-        if self.player.session is not None and len(self.player.session) > 1:
-            self.evolution.show_notice(said, offer)
-        else:
-            self.evolution.show_empty(said, offer)
 
     # ---- images ------------------------------------------------------------------------------------------------------
 
@@ -380,6 +408,11 @@ class MainWindow(QMainWindow):
     def dropEvent(self, event: QDropEvent) -> None:
         if self.pictures.drop(event.mimeData()):
             event.acceptProposedAction()
+
+    @Slot()
+    def _paste(self) -> None:
+        if self.stage is None or not self.stage.take(QApplication.clipboard().mimeData()):
+            self.pictures.paste()
 
     # ---- runs --------------------------------------------------------------------------------------------------------
 
@@ -455,9 +488,6 @@ class MainWindow(QMainWindow):
         self._settling.stop()
         if self.models.current is None:
             return
-        if self.models.hindrance:
-            self._say_hindrance()
-            return
         try:
             spec = self.setup.spec()
         except Refused as refused:
@@ -503,6 +533,13 @@ class MainWindow(QMainWindow):
         if self.player.waits:
             self._settling.start()
         elif self._under_way and self.stage is None:
+            session = self.player.session
+            if sampler.coupled and session is not None and len(session.start.labels) < 2:
+                self._problem(
+                    f"{sampler.name} moves chains away from each other, and this run has one: it takes hold with the "
+                    "next run. Esc ends this one."
+                )
+                return
             self.player.change(sampler)
             self.timeline.set_length(sampler.steps)
 
@@ -561,16 +598,15 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _show_gait(self) -> None:
-        running, hindrance = self.player.gait == "running", self.models.hindrance
-        under_way = self._under_way
-        can_run = under_way or (self.models.current is not None and not hindrance)
+        running = self.player.gait == "running"
+        can_run = self._under_way or self.models.current is not None
         run, step, stop = self.acts.run, self.acts.one_step, self.acts.stop
         goes_on = self.player.gait == "paused" and not self.player.waits
         text = "Pa&use" if running else "&Continue" if goes_on else "&Resume" if self.player.resumable else "&Run"
         can_step = can_run
         if self.stage is not None:
             text, can_run = self.stage.run_text, self.stage.can_run
-            running, can_step, hindrance = text.replace("&", "") == "Pause", can_run and self.stage.has_steps, ""
+            running, can_step = text.replace("&", "") == "Pause", can_run and self.stage.has_steps
         run.setText(text)
         run.setIconText(text.replace("&", ""))
         run.setIcon(theme.icon("pause" if running else "play", theme.now().on_accent))
@@ -580,15 +616,13 @@ class MainWindow(QMainWindow):
         stop.setIcon(theme.icon("stop"))
         for act, can in ((run, can_run), (step, can_step)):
             act.setEnabled(can)
-            act.setToolTip(act.statusTip() if can else hindrance or act.statusTip())
+            act.setToolTip(act.statusTip())
         acts, has_steps = self.acts, self.stage is None or self.stage.has_steps
         for act in (acts.previous, acts.next, acts.first, acts.last, acts.loop):
             act.setEnabled(has_steps)  # where there are none, these keys belong to what has the focus
         for act in (acts.large, acts.lens, acts.previous_event, acts.next_event):
             act.setEnabled(self.stage is None)
         self.evolution.views.setEnabled(self.stage is None)
-        self.sampler.setEnabled(under_way or not hindrance)
-        self.sampler.setToolTip(hindrance)
         self.acts.details.setEnabled(self.models.current is not None)
         something = self.player.session is not None if self.stage is None else self.stage.can_export
         self.acts.export.setEnabled(something and not self.exporter.busy)
@@ -604,7 +638,7 @@ class MainWindow(QMainWindow):
         """What can be done with the run in sight, where it is; it is recorded from its first step on."""
         session = self.player.session if self.stage is None else None
         recorded, idle = bool(folder_of(session)), self.player.gait == "ended"
-        self.acts.fork.setEnabled(recorded and not self.models.hindrance)
+        self.acts.fork.setEnabled(recorded)
         self.acts.copy_command.setEnabled(session is not None)
         self.acts.resume.setEnabled(recorded and idle)
         self.acts.verify.setEnabled(session is not None and len(session) > 1 and idle)
@@ -614,9 +648,7 @@ class MainWindow(QMainWindow):
         if self.stage is not None:
             self._say(self.stage.status)
             return
-        if self.models.hindrance and self.player.gait == "ended":
-            self._say("An encoder is open: there is nothing to run")
-        elif self.models.current is None and not self.models.is_opening:
+        if self.models.current is None and not self.models.is_opening:
             self._say("No model is open")
         else:
             self._say(self.player.describe(self.sight.length()))
@@ -647,9 +679,14 @@ class MainWindow(QMainWindow):
         session = self.player.session
         start = session.start if session is not None and self._is_of_open_model(session) else None
         menu = ImageMenu(self.acts, chain, start, self)
-        menu.target_chosen.connect(self.setup.set_target)
+        menu.target_chosen.connect(self._target_chosen)
         menu.copy_wanted.connect(self._copy_image)
         menu.popup(where)
+
+    @Slot(int, int)
+    def _target_chosen(self, chain: int, label: int) -> None:
+        if (session := self.player.session) is not None:
+            self.setup.set_target(chain, label, session.start)
 
     def _is_of_open_model(self, session: Session) -> bool:
         ours, theirs = self.models.checkpoint, session.start.checkpoint
@@ -702,6 +739,7 @@ class MainWindow(QMainWindow):
         self.curves.restyle()
         self.timeline.restyle()
         self.recorded.restyle()
+        self.sampler.reference.restyle()
         for stage in self._made:
             stage.restyle()
         self._show_gait()

@@ -13,6 +13,7 @@ from torch import Tensor
 from cem_core import samplers
 from cem_core.messages import Sampler
 from cem_core.samplers import Logits, Reading, State
+from cem_core.similarity import Similarity
 
 SHAPE = (3, 8, 8)
 
@@ -52,6 +53,24 @@ def smooth(
         return (h[:, None] * second).sum(2)
 
     return logits
+
+
+class Encoder:
+    """g(x): a random net with two layers of tanh, as a `Model` shows itself to `Similarity`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, features: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        self._of = smooth(features, seed=seed, dtype=dtype)
+
+    def embedding(self, x: Tensor) -> Tensor:
+        return self._of(x).tanh()
+
+
+def alike(*, cosine: bool = True, temperature: float = 0.5, dtype: torch.dtype = torch.float32) -> Similarity:
+    """f(x,·) of that encoder over a batch of six."""
+    batch = beginnings(6, seed=9).to(dtype)
+    return Similarity(Encoder(dtype=dtype), batch, cosine=cosine, temperature=temperature)  # type: ignore[arg-type]
 
 
 def beginnings(chains: int = 5, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> Tensor:

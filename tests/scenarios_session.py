@@ -19,13 +19,19 @@ def session(
     size: int = 8,
     channels: int = 3,
     classes: tuple[str, ...] = CLASSES,
+    references: tuple[str, ...] = (),
     seed: int = 0,
     names: tuple[str, ...] | None = None,
     budget: int = 512 * 2**20,
 ) -> Session:
-    """Steps 0 … steps-1, random pixels and numbers; the sampler changes at step 3, and the run has ended."""
+    """Steps 0 … steps-1, random pixels and numbers; the sampler changes at step 3, and the run has ended.
+
+    Args:
+        references: of an encoder, which has no classes.
+    """
+    candidates = classes or references
     random = np.random.default_rng(seed)
-    labels = tuple((7 + i) % len(classes) for i in range(chains))
+    labels = tuple((7 + i) % len(candidates) for i in range(chains))
     names = names or tuple(f"image {i + 1}.png" for i in range(chains))
     spec = RunSpec(
         id="a-run",
@@ -56,10 +62,11 @@ def session(
         notes=("",) * chains,
         device="cpu",
         versions={"torch": "2.13.0"},
+        references=references,
     )
     run = Session(start, budget=budget)
     for index in range(steps):
-        logits = random.normal(size=(chains, len(classes))).astype(np.float32) * 5
+        logits = random.normal(size=(chains, len(candidates))).astype(np.float32) * 5
         energy = -np.logaddexp.reduce(logits, axis=1)
         run.append(
             Step(

@@ -39,17 +39,19 @@ def without_blank_head(found: Found, tensors: Tensors) -> str | None:
 
 def with_head(
     path: Path, found: Found, plan: Plan, tensors: Tensors, why: str
-) -> tuple[Plan, tuple[Fact, ...], tuple[str, ...]]:
-    """For an encoder: the plan with the head that was chosen or lies in the file, the fact, and heads beside the file.
-    A classifier may be chosen to be an encoder.
+) -> tuple[Plan, tuple[Fact, ...], tuple[str, ...], Mapping[str, str]]:
+    """For an encoder: the plan with the head that was chosen or lies in the file, the fact, heads beside the file, and
+    what the chosen one says of itself, such as its classes. A classifier may be chosen to be an encoder.
 
-    The head's tensors are added under the keys that the family's own head would have.
+    The head's tensors are added under the keys that the family's own head would have, and one that is not wanted goes.
     """
     if plan.classes:
         fact = found.evidence.settle("head", (_OWN_HEAD, _NO_HEAD), _OWN_HEAD, 1.0, "it is in the file")
         if fact.value == _OWN_HEAD:
-            return plan, (msgspec.structs.replace(fact, source="file"),) if fact.source == "guess" else (fact,), ()
-        return _headless(plan), (fact, Fact("features", str(plan.features), "file")), ()
+            return plan, (msgspec.structs.replace(fact, source="file", why=""),), (), {}
+        for key in _keys_of_head(plan):
+            tensors.pop(key, None)
+        return _headless(plan), (fact, Fact("features", str(plan.features), "file")), (), {}
     inside = dict(_heads_beside(found, plan.features))
     files = {file.name: file for file in _head_files(path, plan.features)}
     options = (_NO_HEAD, *inside, *files)
@@ -59,17 +61,19 @@ def with_head(
         fact = Fact("head", _NO_HEAD, "file", why=why)
     offered = tuple(str(file) for file in files.values())
     if fact.value == _NO_HEAD:
-        return plan, (fact, Fact("features", str(plan.features), "file")), offered
+        return plan, (fact, Fact("features", str(plan.features), "file")), offered, {}
+    said: Mapping[str, str] = {}
     if fact.value in inside:
         weight, bias = inside[fact.value]
     else:
         contents = read(files[fact.value], sniff(files[fact.value]))
         weight, bias = next(iter(_heads(_everything(contents), plan.features, alone=True)))[1]
+        said = {key: value for key, value in contents.said.items() if key == "classes"}
     for key in _projections(plan, tensors):
         del tensors[key]
     tensors[plan.key_of("head.weight")] = weight
     tensors[plan.key_of("head.bias")] = torch.zeros(len(weight)) if bias is None else bias
-    return found.again(tensors), (fact,), offered
+    return found.again(tensors), (fact,), offered, said
 
 
 def _headless(plan: Plan) -> Plan:
@@ -80,9 +84,12 @@ def _headless(plan: Plan) -> Plan:
         network.head = None
         return network
 
-    with torch.device("meta"):
-        head = {plan.key_of(key) for key in plan.build().state_dict() if key.startswith("head.")}
+    head = _keys_of_head(plan)
     return replace(plan, classes=0, build=build, idle=lambda key: key in head or plan.idle(key))
+
+
+def _keys_of_head(plan: Plan) -> set[str]:
+    return {theirs for ours, theirs in plan.keys().items() if ours.startswith("head.")}
 
 
 def _projections(plan: Plan, tensors: Tensors) -> list[str]:

@@ -75,7 +75,8 @@ def _state_dict(
 ) -> Opened:
     found = finding.find(path, contents, said, choices)
     said, everything = found.evidence.said, found.candidate.everything
-    plan, tensors, facts_of_head, offered = _with_head(path, found)
+    plan, tensors, facts_of_head, offered, named = _with_head(path, found)
+    said = {**said, **named}
     normalisation, preprocessed = preprocessing.settle(plan, path.stem, said, choices, tensors, everything)
     replay = _replay(plan, everything)
     size, sized = _size(plan, said, choices, replay)
@@ -98,19 +99,22 @@ def _state_dict(
     return Opened(path, plan, tensors, normalisation, checkpoint, said, replay)
 
 
-def _with_head(path: Path, found: finding.Found) -> tuple[Plan, Tensors, tuple[Fact, ...], tuple[str, ...]]:
-    """The plan and its weights with the head that they are used with, facts of it, and heads beside the file."""
+def _with_head(
+    path: Path, found: finding.Found
+) -> tuple[Plan, Tensors, tuple[Fact, ...], tuple[str, ...], Mapping[str, str]]:
+    """The plan and its weights with the head that they are used with, facts of it, heads beside the file, and what the
+    head says."""
     tensors, plan = dict(found.candidate.tensors), found.plan
     blank = heads.without_blank_head(found, tensors)
     if blank is not None:
         plan = found.again(tensors)
-    plan, facts, offered = heads.with_head(path, found, plan, tensors, blank or "")
+    plan, facts, offered, named = heads.with_head(path, found, plan, tensors, blank or "")
     for key, value in tensors.items():
         if not _is_plain(value):
             raise Refused(
                 f"{path.name} holds {key[:80]!r}, which is no plain array of numbers: save dense real weights."
             )
-    return plan, tensors, facts, offered
+    return plan, tensors, facts, offered, named
 
 
 def version(path: Path) -> tuple[int, int, int]:

@@ -14,7 +14,20 @@ from typing import Any
 import click
 
 from cem_core import __version__
-from cem_core.cli import checkpoints, energies, landscape, lens, link, probe, runs, sessions, smallest, starts, train
+from cem_core.cli import (
+    checkpoints,
+    energies,
+    heads,
+    landscape,
+    lens,
+    link,
+    probe,
+    runs,
+    sessions,
+    smallest,
+    starts,
+    train,
+)
 
 
 class _Group(click.Group):
@@ -64,7 +77,7 @@ def main() -> None:
 
 for _command in (
     runs.morph, runs.demo, sessions.export_, checkpoints.models, checkpoints.inspect, checkpoints.convert, probe.probe,
-    energies.energies, link.link, lens.lens, landscape.landscape, starts.fit_starts, sessions.sessions,
+    energies.energies, link.link, lens.lens, landscape.landscape, starts.fit_starts, heads.fit_head, sessions.sessions,
     sessions.replay, sessions.resume, smallest.smallest, train.train,
 ):  # fmt: skip
     main.add_command(_command)

@@ -36,7 +36,7 @@ def models(as_json: bool) -> None:
     table = Table("name", "architecture", "parameters", "classes", "input", "clean", box=None, pad_edge=False)
     for model in found:
         clean = next((fact.value.split(" clean")[0] for fact in model.facts if fact.what == "accuracy"), "")
-        table.add_row(model.name, model.title, f"{model.parameters / 1e6:.1f} M", str(len(model.classes)),
+        table.add_row(model.name, model.title, f"{model.parameters / 1e6:.1f} M", str(len(model.classes) or "none"),
                       f"{model.channels}×{model.size}×{model.size}", clean)  # fmt: skip
     Console().print(table)
 

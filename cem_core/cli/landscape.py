@@ -101,6 +101,7 @@ def _of_session(source: str, options: dict[str, Any]) -> tuple[Subject, Checkpoi
 
     from cem_core import checkpoints, sessions
     from cem_core.messages import Refused
+    from cem_core.probes.classes import check_classes
     from cem_core.probes.requests import Subject
     from cem_core.session import Session
 
@@ -113,6 +114,7 @@ def _of_session(source: str, options: dict[str, Any]) -> tuple[Subject, Checkpoi
         subject = Subject(start.spec.checkpoint, start.spec.choices, options["device"])
         checkpoint = checkpoints.load(subject.reference, subject.device, choices=subject.choices)[1]
         check_same(checkpoint, start.checkpoint)
+        check_classes(checkpoint)
     else:
         subject, checkpoint = _opened(options["reference"], options)
     pixels = np.empty((len(steps), *session[steps[0]].pixels.shape[1:]), np.float32)
@@ -127,7 +129,10 @@ def _of_session(source: str, options: dict[str, Any]) -> tuple[Subject, Checkpoi
 
 def _opened(reference: str, options: dict[str, Any]) -> tuple[Subject, Checkpoint]:
     from cem_core import checkpoints
+    from cem_core.probes.classes import check_classes
     from cem_core.probes.requests import Subject
 
     subject = Subject(reference, chosen(reference, options["assumed"]), options["device"])
-    return subject, checkpoints.load(reference, subject.device, choices=subject.choices)[1]
+    checkpoint = checkpoints.load(reference, subject.device, choices=subject.choices)[1]
+    check_classes(checkpoint)
+    return subject, checkpoint

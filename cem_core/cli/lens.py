@@ -39,6 +39,7 @@ def lens(session: str, chain: int, device: Device, out: Path) -> None:
 
     from cem_core import checkpoints, sessions, writing
     from cem_core.messages import Refused
+    from cem_core.probes.classes import check_classes
     from cem_core.probes.lens_report import MADE_BY, RECORD, LensReport
     from cem_core.probes.measuring import measure
     from cem_core.probes.requests import Lens, Subject
@@ -48,6 +49,7 @@ def lens(session: str, chain: int, device: Device, out: Path) -> None:
     recorded = Session.open(sessions.resolve(session), budget=sessions.settings().memory)
     start = recorded.start
     steps = points(recorded, chain)
+    check_classes(start.checkpoint)
     subject = Subject(start.spec.checkpoint, start.spec.choices, device)
     check_same(checkpoints.load(subject.reference, device, choices=subject.choices)[1], start.checkpoint)
     out = out.expanduser()

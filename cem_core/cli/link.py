@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import assuming, chosen, export_choices, exporting, stepping
+from cem_core.cli.options import (
+    assuming,
+    beginning,
+    chosen,
+    classifiers,
+    export_choices,
+    exporting,
+    referring,
+    stepping,
+)
 from cem_core.cli.progress import progress_bar
-from cem_core.cli.runs import begun, laid_out, write_export
+from cem_core.cli.runs import begins, begun, laid_out, write_export
 
 if TYPE_CHECKING:
     from cem_core.images import Bytes
@@ -28,12 +37,10 @@ _SIDE = 128
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
-@click.option("--target", "targets", multiple=True, metavar="CLASS", help="Name or index; repeat for several.")
-@click.option("--start", type=click.Choice(["image", "gaussian", "noise"]), help="Default: image if one is given.")
-@click.option("--chains", "count", type=int, help="Default: one for each pair of start and target.")
+@beginning
+@referring
 @click.option("--checkpoint", "references", multiple=True, metavar="NAME|FILE",
-              help="Repeatable, up to four; classes are told by the first.  [default: the bundled models]")  # fmt: skip
+              help="Repeatable, up to four; the first tells the targets.  [default: bundled classifiers]")  # fmt: skip
 @assuming
 @stepping
 @exporting
@@ -42,6 +49,7 @@ def link(
     images: tuple[Path, ...],
     targets: tuple[str, ...],
     start: str | None,
+    gaussians: tuple[str, ...],
     count: int | None,
     references: tuple[str, ...],
     out: Path,
@@ -57,21 +65,26 @@ def link(
     """
     import msgspec
 
-    from cem_core import bundle, checkpoints, linking, writing
+    from cem_core import checkpoints, linking, writing
     from cem_core.images import png
     from cem_core.messages import Refused, RunSpec
+    from cem_core.probes.classes import check_classes
     from cem_core.probes.requests import Linked, Subject
 
     subjects = []
-    for reference in references or tuple(bundle.models()):
+    for reference in references or classifiers():
         choices = chosen(reference, options["assumed"])
         subject = Subject(reference, choices, options["device"], options["precision"])
         subjects.append((subject, checkpoints.load(reference, subject.device, subject.precision, choices)[1]))
+    if any(checkpoint.classes for _, checkpoint in subjects):
+        for _, checkpoint in subjects:
+            check_classes(checkpoint)
     exported = export_choices(options)
-    sampler, starts = begun(images, start, options)
     first = subjects[0][1]
-    chains = laid_out(sampler, starts, targets, count, first, options["seed"])
-    request = Linked(linking.lay_out(RunSpec("", "", sampler, chains), first.classes, subjects))
+    starts = begun(begins(images, start, gaussians), images, gaussians, first)
+    sampler, chains, batch = laid_out(starts, targets, count, first, options)
+    spec = RunSpec("", "", sampler, chains, reference=batch)
+    request = Linked(linking.lay_out(spec, first.classes, subjects))
     out = out.expanduser()
     writing.claim(out, _RECORD, _MADE_BY)
 
@@ -157,7 +170,7 @@ def _sheet(names: Sequence[str], sessions: Sequence[Session | None]) -> Bytes:
     start, last = begun[0].start, max(map(len, begun)) - 1
     shown = np.unique(np.linspace(0, last, _SHOWN).round().astype(int)).tolist()
     scale = -(-_SIDE // start.checkpoint.size)
-    target = plain(start.checkpoint.classes[start.labels[0]]) or f"class {start.labels[0]}"
+    target = plain(start.candidates[start.labels[0]]) or f"{start.labels[0]}"
     rows, columns = [], []
     for index in shown:
         known = [f"{np.exp(s[index].log_p[0]):.2f}" if s and index < len(s) else "-" for s in sessions]

@@ -37,8 +37,9 @@ def stepping(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--sampler", "name", metavar="NAME",
-                         help="TA, CS, RCS, Langevin, PGD, PGD-targeted, PGD-Linf, PGD-Linf-targeted. "
-                         "Default: TA from images, RCS otherwise."),
+                         help="TA, CS, RCS, Langevin, PGD, PGD-targeted, PGD-Linf, PGD-Linf-targeted; of encoders "
+                         "MaxEnt, PGD-unsup. Default: TA from images, RCS otherwise; with an encoder CS towards a "
+                         "target, else Langevin from images, MaxEnt otherwise."),
             click.option("--a", type=float, help="Weight of the class part ∇f(x,y)."),
             click.option("--b", type=float, help="Weight of the marginal part ∇LSE(x)."),
             click.option("--step-size", type=float, help="Length of a step, in pixel units of [0,1]."),
@@ -52,6 +53,47 @@ def stepping(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
             click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
                          show_default=True),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def beginning(command: Callable[..., None]) -> Callable[..., None]:
+    """Where chains begin and where they are sent."""
+    for option in reversed(
+        (
+            click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False)),
+            click.option("--target", "targets", multiple=True, metavar="CLASS|IMAGE",
+                         help="Name or index of a class; with an encoder, of a reference image, or any image's path. "
+                         "Repeat for several."),
+            click.option("--start", type=click.Choice(["image", "gaussian", "overall", "noise", "replay"]),
+                         help="gaussian: of the target, or with an encoder of each class in turn; overall: the one "
+                         "Gaussian of all classes; replay: the replay buffer of a JEM checkpoint. Default: image if "
+                         "one is given."),
+            click.option("--gaussian", "gaussians", multiple=True, metavar="CLASS",
+                         help="Start from the Gaussian of this class, whatever the target. Repeatable."),
+            click.option("--chains", "count", type=int,
+                         help="Default: one for each pair of start and target; 16 or more where MaxEnt or PGD-unsup "
+                         "begin with draws."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def referring(command: Callable[..., None]) -> Callable[..., None]:
+    """What an encoder compares images with, and how."""
+    for option in reversed(
+        (
+            click.option("--reference", "batch", multiple=True, metavar="IMAGE|DIR",
+                         type=click.Path(path_type=Path, readable=False),
+                         help="Of an encoder: images that it compares with, beside those of the run. Repeatable. "
+                         "Default: the bundled samples."),
+            click.option("--cosine/--dot", default=None,
+                         help="Of an encoder: compare unit features, or features as they are. Default: cosine."),
+            click.option("--temperature", type=float,
+                         help="Of an encoder: what similarities are divided by.  [default: 0.5]"),
         )
     ):  # fmt: skip
         command = option(command)
@@ -151,6 +193,13 @@ def chosen(reference: str, assumed: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{part!r} is not FACT=VALUE.", param_hint="--assume")
         said[fact.strip().replace(" ", "_").replace("-", "_")] = value.strip()
     return checkpoints.recall(reference) | said
+
+
+def classifiers() -> tuple[str, ...]:
+    """The bundled models that have classes."""
+    from cem_core import bundle, checkpoints
+
+    return tuple(name for name in bundle.models() if checkpoints.inspect(name).classes)
 
 
 def subjects(references: tuple[str, ...], options: dict[str, Any]) -> tuple[Subject, ...]:

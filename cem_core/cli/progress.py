@@ -26,7 +26,7 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[Any], None]
             if isinstance(by, int):
                 bar.advance(task, by)
             else:
-                bar.update(task, completed=by.done, total=by.total)
+                bar.update(task, completed=by.done, total=by.total, description=getattr(by, "said", what))
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
 

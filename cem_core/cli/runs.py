@@ -11,27 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import chosen, export_choices, exporting, fraction, keeping, sampling
+from cem_core.cli.options import (
+    beginning,
+    chosen,
+    export_choices,
+    exporting,
+    fraction,
+    keeping,
+    referring,
+    sampling,
+)  # fmt: skip
 from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from cem_core.export import Export, RunFile
-    from cem_core.messages import Chain, Checkpoint, Message, Precision, RunSpec, RunStart, Sampler, Start
+    from cem_core.messages import Chain, Checkpoint, Message, Precision, Reference, RunSpec, RunStart, Sampler, Start
     from cem_core.session import Session
 
 
 _DEMO_CHAINS = 10
+_COUPLED = 16
+"""Chains of a coupled row, where starts are drawn: so many spread over features."""
 
 
 @click.command()
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, readable=False))
-@click.option("--target", "targets", multiple=True, metavar="CLASS", help="Name or index; repeat for several.")
-@click.option(
-    "--start",
-    type=click.Choice(["image", "gaussian", "noise", "replay"]),
-    help="Default: image if one is given. replay: the replay buffer of a JEM checkpoint.",
-)
-@click.option("--chains", "count", type=int, help="Default: one for each pair of start and target.")
+@beginning
+@referring
 @click.option(
     "--run", "again", metavar="FILE|SESSION", help="Repeat the run of a run.json, an exported picture or a session."
 )
@@ -42,77 +47,164 @@ def morph(
     images: tuple[Path, ...],
     targets: tuple[str, ...],
     start: str | None,
+    gaussians: tuple[str, ...],
     count: int | None,
     again: str | None,
     **options: Any,
 ) -> None:
     """Move IMAGES (or class Gaussians, or noise) and export every step.
 
+    With an encoder a target is an image: features move towards its features.
+
     \b
     cem-explorer morph cat.png --target dog --out cat-to-dog
     cem-explorer morph --start gaussian --target horse --chains 16 --sampler RCS --out horses
+    cem-explorer morph cat.png --checkpoint ENCODER --target dog.png --out cat-to-dog
+    cem-explorer morph --start overall --checkpoint ENCODER --chains 32 --out spread
     cem-explorer morph --run horses/run.json --out again
     """
     if again is not None:
         _repeat(again, options)
         return
-    sampler, starts = begun(images, start, options)
-    chains = laid_out(sampler, starts, targets, count, _open(options), options["seed"])
-    _run(_spec(options, sampler, chains), options)
+    kind = begins(images, start, gaussians)
+    checkpoint = _open(options)
+    starts = begun(kind, images, gaussians, checkpoint)
+    sampler, chains, reference = laid_out(starts, targets, count, checkpoint, options)
+    _run(_spec(options, sampler, chains, reference), options)
 
 
-def begun(images: tuple[Path, ...], start: str | None, options: dict[str, Any]) -> tuple[Sampler, list[Start]]:
-    """The row that is asked for, and where its chains begin."""
-    from cem_core import presets
-    from cem_core.messages import GaussianStart, ImageStart, NoiseStart, ReplayStart
+def begins(images: tuple[Path, ...], start: str | None, gaussians: tuple[str, ...]) -> str:
+    """Which kind of start is meant. Raises a usage error where two are."""
+    kind = start or ("image" if images and not gaussians else "gaussian")
+    if images and kind != "image":
+        raise click.UsageError(f"IMAGES and {f'--start {start}' if start else '--gaussian'} exclude each other.")
+    if gaussians and kind != "gaussian":
+        raise click.UsageError(f"--gaussian and --start {kind} exclude each other.")
+    return kind
 
-    start = start or ("image" if images else "gaussian")
-    if images and start != "image":
-        raise click.UsageError(f"IMAGES and --start {start} exclude each other.")
-    if start == "image":
-        return _row(options, presets.FROM_IMAGES), [ImageStart(str(path.absolute())) for path in images]
-    kinds: dict[str, Callable[[], Start]] = {"gaussian": GaussianStart, "noise": NoiseStart, "replay": ReplayStart}
-    return _row(options, presets.FROM_DRAWS), [kinds[start]()]
+
+def begun(kind: str, images: tuple[Path, ...], gaussians: tuple[str, ...], checkpoint: Checkpoint) -> list[Start]:
+    """Where chains begin."""
+    from cem_core import starts
+    from cem_core.messages import GaussianStart, ImageStart, NoiseStart, OverallStart, ReplayStart
+
+    if kind == "image":
+        return [ImageStart(str(path.absolute())) for path in images]
+    if kind == "gaussian":
+        if not gaussians and checkpoint.classes:
+            return [GaussianStart()]
+        return [GaussianStart(name) for name in gaussians or starts.gaussian_classes(checkpoint)]
+    kinds: dict[str, Callable[[], Start]] = {"overall": OverallStart, "noise": NoiseStart, "replay": ReplayStart}
+    return [kinds[kind]()]
 
 
 def laid_out(
-    sampler: Sampler,
-    starts: list[Start],
-    targets: tuple[str, ...],
-    count: int | None,
-    checkpoint: Checkpoint,
-    seed: int,
-) -> tuple[Chain, ...]:
-    """A chain for each pair of start and target, or so many."""
+    starts: list[Start], targets: tuple[str, ...], count: int | None, checkpoint: Checkpoint, options: dict[str, Any]
+) -> tuple[Sampler, tuple[Chain, ...], Reference | None]:
+    """The row that is asked for, a chain for each pair of start and target, or so many; and what an encoder compares
+    with."""
+    from cem_core import presets
     from cem_core.chains import lay_out
-    from cem_core.messages import MAX_CHAINS, Refused
+    from cem_core.messages import MAX_CHAINS, ImageStart, Refused
 
-    labels = [class_index(checkpoint, target) for target in targets]
-    count = max(1, len(starts)) * max(1, len(labels)) if count is None else count
+    labels, reference = _sought(checkpoint, starts, targets, options)
+    images = not starts or isinstance(starts[0], ImageStart)
+    usual = presets.default(encoder=reference is not None, images=images, target=bool(targets))
+    sampler = _row(options, usual)
+    if count is None:
+        count = max(1, len(starts)) * max(1, len(labels))
+        if sampler.coupled and not images:
+            count *= -(-_COUPLED // count)
     if not 1 <= count <= MAX_CHAINS:
         raise Refused(f"Chains must be between 1 and {MAX_CHAINS:,}, not {count:,}.")
-    return lay_out(sampler, starts, labels, count, seed)
+    return sampler, lay_out(sampler, starts, labels, count, options["seed"]), reference
+
+
+def _sought(
+    checkpoint: Checkpoint, starts: list[Start], targets: tuple[str, ...], options: dict[str, Any]
+) -> tuple[list[int], Reference | None]:
+    """Targets as indices into classes; or with an encoder, into the reference batch, which comes with them."""
+    from cem_core.chains import compared
+    from cem_core.messages import Refused
+
+    if checkpoint.classes:
+        given = {"batch": "--reference", "cosine": "--cosine or --dot", "temperature": "--temperature"}
+        for name, option in given.items():
+            if options[name] not in (None, ()):
+                raise Refused(
+                    f"{option} is of encoders, and {checkpoint.name} has classes: leave it out, or take its head away "
+                    "with --assume head=none."
+                )
+        return [class_index(checkpoint, target) for target in targets], None
+    batch = compared(_images(options["batch"]), starts)
+    paths = [_image_meant(target, batch) for target in targets]
+    images = compared(batch, (), paths)
+    return [images.index(path) for path in paths], _reference(images, options)
+
+
+def _images(given: tuple[Path, ...]) -> list[str]:
+    """Paths of a reference batch: files, and what lies in folders; by default the bundled samples."""
+    from cem_core import bundle
+    from cem_core.images import SUFFIXES
+    from cem_core.messages import Refused
+
+    found = [] if given else bundle.samples()
+    for path in given:
+        try:
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else []
+        except OSError as error:
+            raise Refused(f"{path} cannot be read ({error.strerror or error}): choose another folder.") from error
+        if path.is_dir() and not inside:
+            raise Refused(f"{path} holds no image: choose another folder, or an image.")
+        found += inside or [path]
+    return [str(path.absolute()) for path in found]
+
+
+def _image_meant(target: str, batch: tuple[str, ...]) -> str:
+    """The path behind a target: that itself, or a name or an index in the reference batch."""
+    from cem_core.messages import Refused
+
+    path = Path(target).expanduser().absolute()
+    if str(path) in batch or path.is_file():
+        return str(path)
+    named = [image for image in batch if target in (Path(image).stem, Path(image).name)]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise Refused(f"{len(named)} reference images are called {target}: give the path of one.")
+    if target.isascii() and target.isdigit() and len(target) < 10 and int(target) < len(batch):
+        return batch[int(target)]
+    shown = ", ".join(Path(image).stem for image in batch[:12]) + (" …" if len(batch) > 12 else "")
+    raise Refused(f"There is no image called {target}: give the path of one, or a reference image ({shown}).")
+
+
+def _reference(images: tuple[str, ...], options: dict[str, Any]) -> Reference:
+    from cem_core.messages import Reference
+
+    said = {name: options[name] for name in ("cosine", "temperature") if options[name] is not None}
+    return Reference(images, **said)
 
 
 @click.command()
+@referring
 @sampling
 @keeping
 @exporting
 def demo(**options: Any) -> None:
-    """Morph ten bundled images, one a class, and export the result."""
+    """Morph ten bundled images, one a class, and export the result; with an encoder, each towards the next."""
     from cem_core import bundle, presets
     from cem_core.chains import lay_out
     from cem_core.messages import ImageStart
 
-    sampler = _row(options, presets.FROM_IMAGES)
-    classes = _open(options).classes
-    paths = bundle.first_samples(_DEMO_CHAINS)
+    checkpoint = _open(options)
+    classes, paths = checkpoint.classes, bundle.first_samples(_DEMO_CHAINS)
+    starts: list[Start] = [ImageStart(str(path)) for path in paths]
+    towards = () if classes else tuple(map(str, (*paths[1:], paths[0])))
+    labels, reference = _sought(checkpoint, starts, towards, options)
+    sampler = _row(options, presets.default(encoder=not classes, images=True, target=True))
     seen = [bundle.class_shown(path, classes) for path in paths]
-    starts = [ImageStart(str(path)) for path in paths]
-    _run(
-        _spec(options, sampler, lay_out(sampler, starts, range(len(classes)), len(starts), options["seed"], seen)),
-        options,
-    )
+    chains = lay_out(sampler, starts, labels or range(len(classes)), len(starts), options["seed"], seen)
+    _run(_spec(options, sampler, chains, reference), options)
 
 
 def _row(options: dict[str, Any], default: str) -> Sampler:
@@ -137,9 +229,9 @@ def _row(options: dict[str, Any], default: str) -> Sampler:
 
 def class_index(checkpoint: Checkpoint, target: str) -> int:
     from cem_core.messages import Refused
+    from cem_core.probes.classes import check_classes
 
-    if not checkpoint.classes:
-        raise Refused(f"{checkpoint.name} is an encoder, with features but no classes: choose a head for it.")
+    check_classes(checkpoint)
     if target in checkpoint.classes:
         return checkpoint.classes.index(target)
     if target.isascii() and target.isdigit() and len(target) < 10 and int(target) < len(checkpoint.classes):
@@ -148,7 +240,7 @@ def class_index(checkpoint: Checkpoint, target: str) -> int:
     raise Refused(f"{checkpoint.name} has no class called {target}: it knows {shown}.")
 
 
-def _reference(options: dict[str, Any]) -> str:
+def _model(options: dict[str, Any]) -> str:
     from cem_core import bundle
 
     asked: str | None = options["checkpoint"]
@@ -159,18 +251,19 @@ def _open(options: dict[str, Any]) -> Checkpoint:
     """The model that the options ask for."""
     from cem_core import checkpoints
 
-    reference = _reference(options)
-    options["choices"] = chosen(reference, options["assumed"])
-    return checkpoints.load(reference, options["device"], options["precision"], options["choices"])[1]
+    model = _model(options)
+    options["choices"] = chosen(model, options["assumed"])
+    return checkpoints.load(model, options["device"], options["precision"], options["choices"])[1]
 
 
-def _spec(options: dict[str, Any], sampler: Sampler, chains: Any) -> RunSpec:
+def _spec(options: dict[str, Any], sampler: Sampler, chains: tuple[Chain, ...], reference: Reference | None) -> RunSpec:
     from cem_core.messages import RunSpec
 
     precision: Precision = options["precision"]
     return RunSpec(
-        uuid.uuid4().hex[:12], _reference(options), sampler, chains, options["device"], precision, options["choices"]
-    )
+        uuid.uuid4().hex[:12], _model(options), sampler, chains, options["device"], precision, options["choices"],
+        reference,
+    )  # fmt: skip
 
 
 def write_export(session: Session, out: Path, choices: Export) -> None:

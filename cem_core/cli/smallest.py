@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import assuming, chosen
+from cem_core.cli.options import assuming, chosen, classifiers
 from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--checkpoint", "references", multiple=True, metavar="NAME|FILE",
-              help="Repeatable: up to four models.  [default: the bundled ones]")  # fmt: skip
+              help="Repeatable: up to four models.  [default: the bundled classifiers]")  # fmt: skip
 @assuming
 @click.option("--label", metavar="CLASS", help="What the image shows.  [default: what each model sees in it]")
 @click.option("--norm", "norms", multiple=True, type=click.Choice(["L2", "Linf"], case_sensitive=False),
@@ -41,7 +41,7 @@ def smallest(image: Path, references: tuple[str, ...], out: Path | None, as_json
     """
     import msgspec
 
-    from cem_core import bundle, writing
+    from cem_core import writing
     from cem_core.probes.measuring import measure
     from cem_core.probes.requests import Smallest, Subject
     from cem_core.probes.results import Flip
@@ -51,7 +51,7 @@ def smallest(image: Path, references: tuple[str, ...], out: Path | None, as_json
     request = Smallest(
         tuple(
             Subject(reference, chosen(reference, options["assumed"]), options["device"], options["precision"])
-            for reference in references or bundle.models()
+            for reference in references or classifiers()
         ),
         str(image.expanduser()),
         label=options["label"],

@@ -67,6 +67,18 @@ class RunFile(msgspec.Struct, frozen=True):
     events: tuple[Event, ...] = ()
     frame: Frame | None = None
     """None: not a picture of one step."""
+    references: tuple[str, ...] = ()
+    """Names of the images of an encoder's reference batch."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What labels count: classes, or the images of the reference batch."""
+        return self.checkpoint.classes or self.references
+
+    def target(self, chain: int) -> str:
+        """What it is sent to, or flees; empty where an encoder leaves it free."""
+        aims = self.spec.aims(chain, encoder=not self.checkpoint.classes)
+        return self.candidates[self.labels[chain]] if aims else ""
 
 
 def settings(session: Session, choices: Export | None = None) -> RunFile:
@@ -88,6 +100,7 @@ def settings(session: Session, choices: Export | None = None) -> RunFile:
         steps=len(session),
         exported=choices,
         events=tuple(events(session)),
+        references=start.references,
     )
 
 

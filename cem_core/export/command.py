@@ -9,9 +9,20 @@ from typing import Final
 import msgspec
 
 from cem_core import bundle
-from cem_core.chains import lay_out
+from cem_core.chains import compared, lay_out
 from cem_core.export.carried import RunFile
-from cem_core.messages import GaussianStart, ImageStart, NoiseStart, Refused, ReplayStart, RunSpec, Sampler, Start
+from cem_core.messages import (
+    GaussianStart,
+    ImageStart,
+    NoiseStart,
+    OverallStart,
+    Reference,
+    Refused,
+    ReplayStart,
+    RunSpec,
+    Sampler,
+    Start,
+)  # fmt: skip
 from cem_core.presets import SAMPLERS
 
 _NUMBERS: Final = {"a": "--a", "b": "--b", "step_size": "--step-size", "noise": "--noise", "norm": "--norm"}
@@ -19,7 +30,11 @@ _SWITCHES: Final = {
     "random_start": ("--random-start", "--no-random-start"),
     "normalised": ("--normalised", "--plain"),
 }
-_DRAWN: Final[dict[type[Start], str]] = {GaussianStart: "gaussian", NoiseStart: "noise", ReplayStart: "replay"}
+_DRAWN: Final[dict[type[Start], str]] = {
+    GaussianStart: "gaussian", OverallStart: "overall", NoiseStart: "noise", ReplayStart: "replay",
+}  # fmt: skip
+_SPELT: Final = 100
+"""Reference images that a line spells out."""
 
 
 def command(run: RunFile, at: str = "", out: str = "morph") -> str:
@@ -27,8 +42,8 @@ def command(run: RunFile, at: str = "", out: str = "morph") -> str:
 
     Args:
         at: where the run is recorded or carried: a session's folder, a `run.json` or an exported picture. It is used
-            where options cannot say what was done: seeds out of order, starts of several kinds, or a sampler that was
-            changed on the way.
+            where options cannot say what was done: seeds out of order, starts of several kinds, a large reference
+            batch, or a sampler that was changed on the way.
         out: the folder that the line exports into.
 
     Raises:
@@ -70,7 +85,8 @@ def _changed(run: RunFile) -> bool:
 def _options(run: RunFile) -> list[str] | None:
     """None where they cannot say all of it."""
     spec = run.spec
-    chains = _chains(spec, run.checkpoint.classes)
+    encoder = not run.checkpoint.classes
+    chains = _chains(spec, None if encoder else run.checkpoint.classes)
     if chains is None:
         return None
     words = [*chains, "--checkpoint", spec.checkpoint] if spec.checkpoint != bundle.DEFAULT_MODEL else chains
@@ -82,6 +98,12 @@ def _options(run: RunFile) -> list[str] | None:
     planned = (run.changes[-1].sampler if run.changes else spec.sampler).steps
     steps = max(1, run.steps - 1) if run.end is not None else planned
     words += _sampler(spec.sampler, steps)
+    if encoder and spec.reference is not None:
+        usual = Reference(spec.reference.images)
+        if spec.reference.cosine != usual.cosine:
+            words += ["--dot"]
+        if spec.reference.temperature != usual.temperature:
+            words += ["--temperature", str(spec.reference.temperature)]
     if seed := spec.chains[0].seed:
         words += ["--seed", str(seed)]
     if spec.device != "auto":
@@ -91,17 +113,21 @@ def _options(run: RunFile) -> list[str] | None:
     return words
 
 
-def _chains(spec: RunSpec, classes: tuple[str, ...]) -> list[str] | None:
-    """Starts, targets and how many, as short as they can be said; None where `lay_out` would make others."""
-    kinds = {type(chain.start) for chain in spec.chains}
-    if len(kinds) > 1 or not kinds <= {ImageStart, *_DRAWN}:
-        return None
+def _chains(spec: RunSpec, classes: tuple[str, ...] | None) -> list[str] | None:
+    """Starts, targets and how many, as short as they can be said; None where `lay_out` would make others.
+
+    Args:
+        classes: None: an encoder, and what it compares with is said too.
+    """
     every = [chain.start for chain in spec.chains]
-    images = isinstance(every[0], ImageStart)
+    kinds = {(type(start), isinstance(start, GaussianStart) and not start.of) for start in every}
+    if len(kinds) > 1 or not {type(start) for start in every} <= {ImageStart, *_DRAWN}:
+        return None
+    several = isinstance(every[0], ImageStart) or (isinstance(every[0], GaussianStart) and bool(every[0].of))
     labels = [chain.label for chain in spec.chains if chain.label is not None]
     candidates: list[tuple[list[Start], list[int]]] = [
         (list(dict.fromkeys(every)), list(dict.fromkeys(labels))),  # in turns, as the window and the options do
-        (every if images else every[:1], labels),  # one by one
+        (every if several else every[:1], labels),  # one by one
     ]
     count, seed = len(spec.chains), spec.chains[0].seed
     for starts, targets in candidates:
@@ -113,21 +139,50 @@ def _chains(spec: RunSpec, classes: tuple[str, ...]) -> list[str] | None:
         words = [path for start in starts if isinstance(start, ImageStart) for path in [start.path]]
         if any(path.startswith("-") or not path for path in words):
             return None
-        if not images:
+        if not several:
             words += ["--start", _DRAWN[type(every[0])]]
-        for target in targets:
-            words += ["--target", _named(target, classes)]
-        if count != max(1, len(starts)) * max(1, len(targets)):
+        for start in starts:
+            if isinstance(start, GaussianStart) and start.of:
+                if not _plain(start.of):
+                    return None
+                words += ["--gaussian", start.of]
+        if classes is None:
+            said = _compared(spec, starts, targets)
+            if said is None:
+                return None
+            words += said
+        else:
+            words += [word for target in targets for word in ("--target", _named(target, classes))]
+        if spec.sampler.coupled or count != max(1, len(starts)) * max(1, len(targets)):
             words += ["--chains", str(count)]
         return words
+    return None
+
+
+def _compared(spec: RunSpec, starts: list[Start], targets: list[int]) -> list[str] | None:
+    """Targets and the reference batch of an encoder; None where the command would compare with another."""
+    samples = tuple(map(str, bundle.samples()))
+    images = samples if spec.reference is None else spec.reference.images
+    to = [images[target] for target in targets if target < len(images)]
+    if any(path.startswith("-") or not path for path in (*to, *images)):
+        return None
+    said = [word for path in to for word in ("--target", path)]
+    if compared(samples, starts, to) == images:
+        return said
+    if compared(images, starts, to) == images and len(images) <= _SPELT:
+        return [*said, *(word for path in images for word in ("--reference", path))]
     return None
 
 
 def _named(target: int, classes: tuple[str, ...]) -> str:
     """The class by its name where that means no other."""
     name = classes[target] if target < len(classes) else ""
-    plain = name and name == name.strip() and not name.startswith("-") and name.isprintable()
-    return name if plain and classes.index(name) == target else str(target)
+    return name if _plain(name) and classes.index(name) == target else str(target)
+
+
+def _plain(name: str) -> bool:
+    """Whether an option takes it as it is."""
+    return bool(name) and name == name.strip() and not name.startswith("-") and name.isprintable()
 
 
 def _sampler(sampler: Sampler, steps: int) -> Iterator[str]:
@@ -137,7 +192,8 @@ def _sampler(sampler: Sampler, steps: int) -> Iterator[str]:
         fields = (*_NUMBERS, *_SWITCHES, "radius")
         return [name for name in fields if getattr(preset, name) != getattr(sampler, name)]
 
-    preset = SAMPLERS.get(sampler.name) or min(SAMPLERS.values(), key=lambda row: len(different(row)))
+    rows = [row for row in SAMPLERS.values() if row.coupled == sampler.coupled]  # no option says that
+    preset = min(rows, key=lambda row: (row.name != sampler.name, len(different(row))))
     yield from ("--sampler", preset.name)
     changed = different(preset)
     for name in changed:

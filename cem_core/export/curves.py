@@ -16,7 +16,7 @@ from cem_core.drawing import COLOURS, GRID, INK, MUTED, Box, Pen, Pixels, Point,
 from cem_core.events import Event
 from cem_core.export.carried import RunFile
 from cem_core.images import Bytes
-from cem_core.messages import Floats
+from cem_core.messages import Checkpoint, Floats
 from cem_core.session import Numbers, Session
 
 _NAMED: Final = 10
@@ -34,10 +34,10 @@ def table(path: Path, record: RunFile, numbers: Numbers) -> Iterator[Callable[[i
 
     What happened at steps that are left out stands at the next that is there.
     """
-    classes = record.checkpoint.classes
+    candidates = record.candidates
     columns = ["step", "chain", "start", "target", "energy", "joint_energy", "log_p", "p", "gradient_norm", "distance"]
     columns += ["top1", "events", "a", "b", "step_size", "noise", "norm", "radius"]
-    columns += [f"logit_{name}" for name in classes]
+    columns += [f"{'logit' if record.checkpoint.classes else 'similarity'}_{name}" for name in candidates]
     waiting = _by_chain(record.events)
     for happened in waiting.values():
         happened.sort(key=lambda event: event.step, reverse=True)
@@ -56,11 +56,11 @@ def table(path: Path, record: RunFile, numbers: Numbers) -> Iterator[Callable[[i
     def write(step: int) -> None:
         sampler = rows[max(begun for begun in rows if begun <= step)]
         row_of_sampler = [sampler.a, sampler.b, sampler.step_size, sampler.noise, sampler.norm, sampler.radius]
-        for chain, label in enumerate(record.labels):
+        for chain in range(len(record.labels)):
             logits = numbers.logits[step, chain]
-            named = [step, chain + 1, record.starts[chain], classes[label]]
+            named = [step, chain + 1, record.starts[chain], record.target(chain)]
             measured = [str(column[step, chain]) for column in columns_of_numbers]
-            seen = [classes[logits.argmax()], events(chain, step)]
+            seen = [candidates[logits.argmax()], events(chain, step)]
             sheet.writerow([*named, *measured, *seen, *row_of_sampler, *map(str, logits)])
 
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
@@ -81,11 +81,16 @@ def _by_chain(events: Sequence[Event]) -> defaultdict[int, list[Event]]:
 
 _PANELS: Final = (
     ("energy", "E(x)"),
-    ("joint", "E(x,y)"),
-    ("log_p", "log p(y|x)"),
+    ("joint", "E(x,{y})"),
+    ("log_p", "log p({y}|x)"),
     ("distance", "distance from the start"),
 )
 _WIDE, _HIGH = 1040.0, 720.0
+
+
+def second(checkpoint: Checkpoint) -> str:
+    """What an image is compared with: y, a class; or with an encoder x', another image."""
+    return "y" if checkpoint.classes else "x'"
 
 
 def svg(session: Session, record: RunFile, steps: list[int], text: bytes) -> bytes:
@@ -110,7 +115,8 @@ def _draw(pen: Pen, numbers: Numbers, record: RunFile, steps: list[int]) -> None
     for chain in range(shown):
         column, row = divmod(chain, 2)
         x, y = 28 + column * 196.0, 54 + 18.0 * row
-        label = f"{record.starts[chain][:16]} → {record.checkpoint.classes[record.labels[chain]][:16]}"
+        target = record.target(chain)[:16]
+        label = record.starts[chain][:16] + (f" → {target}" if target else "")
         pen.line([(x, y), (x + 16, y)], colour_of(chain), 2.5)
         pen.text((x + 22, y), label[:28], INK, 11.5)
     if chains > shown:
@@ -119,7 +125,7 @@ def _draw(pen: Pen, numbers: Numbers, record: RunFile, steps: list[int]) -> None
         row, column = divmod(place, 2)
         values: Floats = getattr(numbers, what)[steps]
         box = Box(84 + column * 506.0, 116 + row * 300.0, 422, 226, span(steps), span(values))
-        pen.text((box.left, box.top - 14), title, INK, 13)
+        pen.text((box.left, box.top - 14), title.format(y=second(record.checkpoint)), INK, 13)
         axes(pen, box)
         for chain in reversed(range(chains)):  # the first on top
             for way in ways(box, steps, values[:, chain]):
@@ -150,14 +156,14 @@ def _mark(pen: Pen, box: Box, steps: list[int], values: Floats, events: Sequence
 class Miniature:
     """E(x) and p(y|x) of one chain in a square, which fade from the step on that is shown."""
 
-    def __init__(self, numbers: Numbers, chain: int, steps: list[int], side: int) -> None:
+    def __init__(self, numbers: Numbers, chain: int, steps: list[int], side: int, y: str = "y") -> None:
         unit = side / 128
         pen = Pixels(side, side)
         ends = span(steps)
         p = np.exp(numbers.log_p[steps, chain])
         self._box = Box(6 * unit, 18 * unit, side - 12 * unit, 40 * unit, ends, span(numbers.energy[steps, chain]))
         below = self._box._replace(top=80 * unit, values=(0.0, 1.0))
-        rows = ((self._box, numbers.energy[steps, chain], "E(x)", COLOURS[1]), (below, p, "p(y|x)", COLOURS[0]))
+        rows = ((self._box, numbers.energy[steps, chain], "E(x)", COLOURS[1]), (below, p, f"p({y}|x)", COLOURS[0]))
         for box, values, title, colour in rows:
             pen.text((box.left, box.top - 9 * unit), title, MUTED, 9 * unit)
             for edge in (box.top, box.top + box.height):

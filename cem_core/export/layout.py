@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cem_core.export.choices import Export
-from cem_core.export.curves import Miniature
+from cem_core.export.curves import Miniature, second
 from cem_core.images import MAX_PIXELS, Bytes, difference, enlarge, hwc, tile, to_uint8
 from cem_core.messages import Floats, Refused, Step
 from cem_core.session import Session
@@ -105,7 +105,8 @@ class Layout:
         """Fetch what stands beside the images, for which there is no need as long as only the size is asked for."""
         if self._choices.layout == "curves" and not self._miniatures:
             numbers, chains = self._session.numbers, range(self._chains)
-            self._miniatures = [Miniature(numbers, chain, self._steps, self._side) for chain in chains]
+            y = second(self._session.start.checkpoint)
+            self._miniatures = [Miniature(numbers, chain, self._steps, self._side, y) for chain in chains]
         if self._choices.layout in ("difference", "original") and self._start is None:
             self._start = self._session[0].pixels[: self._chains]
 

@@ -49,7 +49,7 @@ def frames(folder: Path, record: RunFile) -> Callable[[Step], None]:
             frame = Frame(
                 chain=chain + 1,
                 start=record.starts[chain],
-                target=_target(record, chain),
+                target=record.target(chain),
                 step=step.index,
                 energy=_finite(step.energy[chain]),
                 joint=_finite(step.joint[chain]),
@@ -63,15 +63,20 @@ def frames(folder: Path, record: RunFile) -> Callable[[Step], None]:
     return write
 
 
-def _target(record: RunFile, chain: int) -> str:
-    return record.checkpoint.classes[record.labels[chain]]
+def _told(record: RunFile, chain: int) -> str:
+    """Where a chain is sent, by its number where the name is no text; empty: nowhere."""
+    if not record.spec.aims(chain, encoder=not record.checkpoint.classes):
+        return ""
+    what = "class" if record.checkpoint.classes else "image"
+    return plain(record.target(chain)) or f"{what} {record.labels[chain]}"
 
 
 def _folder_name(record: RunFile, chain: int) -> str:
-    """chain-01-horse, whatever the class is called."""
+    """chain-01-horse, whatever the class is called; chain-01 of a chain that is sent nowhere."""
     digits = max(2, len(str(len(record.labels))))
-    slug = re.sub(r"[^a-z0-9]+", "-", plain(_target(record, chain)).lower())[:40].strip("-")
-    return f"chain-{chain + 1:0{digits}}-{slug or f'class-{record.labels[chain]}'}"
+    told = _told(record, chain)
+    slug = re.sub(r"[^a-z0-9]+", "-", told.lower())[:40].strip("-") or (told and f"class-{record.labels[chain]}")
+    return f"chain-{chain + 1:0{digits}}-{slug}".rstrip("-")
 
 
 def _finite(value: np.float32) -> float | None:
@@ -94,8 +99,8 @@ def sheet(record: RunFile, session: Session, steps: list[int]) -> bytes:
     rows = [
         (
             plain(record.starts[i]) if plain(Path(record.starts[i]).stem) else f"chain {i + 1}",
-            plain(_target(record, i)) or f"class {record.labels[i]}",
-            f"p {np.exp(last.log_p[i]):.2f}",
+            _told(record, i),
+            f"p {np.exp(last.log_p[i]):.2f}" if _told(record, i) else f"E(x) {last.energy[i]:.2f}",
         )
         for i in chains
     ]

@@ -119,7 +119,9 @@ class PreActResNet(Network):
 
     def embedding(self, x: Tensor) -> Tensor:
         g = self.features(x)
-        return self.projection(g) if hasattr(self, "projection") else g  # type: ignore[no-any-return]
+        if hasattr(self, "projection"):
+            g = self.projection(g)
+        return g
 
     def fold(self) -> None:
         for block in self.modules():

@@ -17,6 +17,7 @@ from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.models import Model
 from cem_core.probes.attacks import packages
 from cem_core.probes.classes import alike as alike
+from cem_core.probes.classes import check_classes
 from cem_core.probes.requests import Accuracy, Energies, Subject
 from cem_core.probes.results import Note, Opening
 from cem_core.runner import out_of_memory, versions
@@ -38,8 +39,7 @@ class Opened(NamedTuple):
 def open_subject(subject: Subject) -> Opened:
     """The model behind a subject. Raises Refused if it cannot be opened, or is an encoder."""
     model, checkpoint = checkpoints.load(subject.reference, subject.device, subject.precision, subject.choices)
-    if not checkpoint.classes:
-        raise Refused(f"{checkpoint.name} is an encoder, with features but no classes to judge: choose a head for it.")
+    check_classes(checkpoint)
     return Opened(model, checkpoint)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -22,14 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cem_core import runner, writing
-from cem_core.datasets import open_dataset
+from cem_core import runner
+from cem_core.datasets import Arrays, Dataset, open_labelled
 from cem_core.messages import Device, Refused
 from cem_core.models import Model, Normalisation
 from cem_core.models.preact_resnet import BLOCKS, PreActResNet
+from cem_core.probes.requests import Data
 from cem_core.training import objectives, routes
+from cem_core.training.folder import Folder
 from cem_core.training.held import measure, probed
-from cem_core.training.progress import EPOCHS, LOG, RECIPE, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.progress import EPOCHS, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.ranks import Ranks, ranks
 from cem_core.training.recipe import Attack, Contrastive, Recipe
 from cem_core.training.views import views
 
@@ -86,39 +90,63 @@ def train(
     """
     from cem_core.checkpoints import where
 
-    place = where(device)
-    if not resume and (out / STATE).exists():
-        raise Refused(f"{out} holds a training already: resume that one, or choose another folder.")
-    log = _Log(out, recipe)
+    with ranks(where(device)) as (those, place):
+        if not those.first:
+            with _told():
+                for _ in _train(recipe, None, go_on, place, those):
+                    pass
+            return
+        if not resume and (out / STATE).exists():
+            raise Refused(f"{out} holds a training already: resume that one, or choose another folder.")
+        folder = Folder(out, recipe)
+        try:
+            with _told():
+                for word in _train(recipe, folder, go_on, place, those):
+                    folder.write(word)
+                    yield word
+        except Refused as refused:
+            folder.failed(str(refused))
+            raise
+        finally:
+            folder.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        for word in _train(recipe, out, go_on, place):
-            log.write(word)
-            yield word
+        yield
     except Exception as error:
         if not runner.out_of_memory(error):
             raise
         raise Refused(
             "There is not enough memory for this: choose a smaller batch or network, or close other programs."
         ) from error
-    finally:
-        log.close()
 
 
-def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.device) -> Iterator[Word]:
+def _train(
+    recipe: Recipe, folder: Folder | None, go_on: Callable[[], bool], place: torch.device, those: Ranks
+) -> Iterator[Word]:
+    """`folder` None: another process writes, and no word is said."""
     training, held, classes = _data(recipe, place)
     optimiser = recipe.optimiser
+    if optimiser.batch % those.count or optimiser.batch < 2 * those.count:
+        raise Refused(f"A batch of {optimiser.batch:,} cannot be shared by {those.count} processes: change either.")
     an_epoch = len(training) // optimiser.batch
     if not an_epoch:
         raise Refused(f"{len(training):,} images make no batch of {optimiser.batch:,}: use a smaller batch.")
     total = optimiser.epochs * an_epoch
     state = _begun(recipe, len(classes), place)
     objective = recipe.objective
-    _recall(out / STATE, state, total)
-    parameters = sum(weights.numel() for weights in state.net.parameters())
-    yield Began(
-        recipe.name, len(training), len(held), classes, total, state.step, parameters,
-        runner.device_name(place), runner.versions(),
-    )  # fmt: skip
+    those.normed(state.net, place)
+    if folder is not None:
+        _recall(folder.path / STATE, state, total)
+        device = runner.device_name(place)
+        yield Began(
+            recipe.name, len(training), len(held), classes, total, state.step,
+            sum(weights.numel() for weights in state.net.parameters()),
+            device if those.count == 1 else f"{those.count} × {device}", runner.versions(),
+        )  # fmt: skip
+    _share(state, those, place)
     mean, std = (torch.tensor(v, device=place).view(-1, 1, 1) for v in (recipe.network.mean, recipe.network.std))
 
     def net(x: Tensor, route: int = routes.ATTACKED) -> Tensor:
@@ -126,17 +154,22 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
         whole = state.net.embedding if isinstance(objective, Contrastive) else state.net
         with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             out: Tensor = whole(((x - mean) / std).contiguous(memory_format=_layout(place)))
-        return out
+        return those.gathered(out) if isinstance(objective, Contrastive) else out
 
+    def lowered(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        return objectives.loss(net, x, y, objective, noise, optimiser.smoothing, partial(net, route=routes.CLEAN))
+
+    joined = those.joined(state.net, lowered)
     order: NDArray[np.int64] = np.empty(0, np.int64)
     losses: list[float] = []  # since the last word, and of this epoch since it began or was gone on with
     of_epoch: list[float] = []
     saved = resumed = time.monotonic()
     before = state.seconds
     while state.step < total:
-        if not go_on():
-            _keep(out / STATE, state)
-            yield Ended("stopped", state.step, state.seconds)
+        if those.any(not go_on()):
+            if folder is not None:
+                _keep(folder, state)
+                yield Ended("stopped", state.step, state.seconds)
             return
         epoch, turn = divmod(state.step, an_epoch)
         if turn == 0 or not len(order):
@@ -147,30 +180,36 @@ def _train(recipe: Recipe, out: Path, go_on: Callable[[], bool], place: torch.de
             place
         )
         state.net.train()
-        loss = objectives.loss(net, x, y, objective, noise, optimiser.smoothing, partial(net, route=routes.CLEAN))
-        losses.append(loss.item())
-        of_epoch.append(losses[-1])
-        if not math.isfinite(losses[-1]):
+        loss = joined(*(those.part(given, optimiser.batch) for given in (x, y, noise)))
+        mean_loss = those.mean(loss.item())
+        if not math.isfinite(mean_loss):
+            if folder is None:
+                return
             raise Refused(
-                f"The loss became {losses[-1]} at step {state.step:,}. The checkpoints up to the last epoch are in "
-                f"{out / EPOCHS}: try a smaller rate, or float32."
+                f"The loss became {mean_loss} at step {state.step:,}: resuming would come to the same, so begin anew "
+                f"in another folder with a smaller rate, or in float32. The checkpoints of the epochs before are kept."
             )
-        gradients = torch.autograd.grad(loss, list(state.net.parameters()))
+        gradients = those.gradients(loss, list(state.net.parameters()))
         _descend(state, gradients, recipe, _rate(state.step, total, optimiser.rate, optimiser.rise))
         state.step += 1
         state.seconds = before + time.monotonic() - resumed
+        if folder is None:
+            continue
+        losses.append(mean_loss)
+        of_epoch.append(mean_loss)
         if state.step % _TELL_EVERY == 0 or state.step == total:
             rate = _rate(state.step - 1, total, optimiser.rate, optimiser.rise)
             yield Progress(state.step, state.step / an_epoch, float(np.mean(losses)), rate, state.seconds)
             losses = []
         if state.step % an_epoch == 0:
-            yield _measured(state, training, held, recipe, out, epoch + 1, classes, float(np.mean(of_epoch)))
+            yield _measured(state, training, held, recipe, folder, classes, epoch + 1, float(np.mean(of_epoch)))
             of_epoch = []
         if state.step % an_epoch == 0 or time.monotonic() - saved > _SAVE_EVERY:
-            _keep(out / STATE, state)
+            _keep(folder, state)
             saved = time.monotonic()
-    writing.replace(out / f"{recipe.name}.safetensors", _checkpoint(state, recipe, classes))
-    yield Ended("done", state.step, state.seconds)
+    if folder is not None:
+        folder.put(f"{recipe.name}.safetensors", _checkpoint(state, recipe, classes))
+        yield Ended("done", state.step, state.seconds)
 
 
 def _random(seed: int, number: int, what: int) -> np.random.Generator:
@@ -179,14 +218,30 @@ def _random(seed: int, number: int, what: int) -> np.random.Generator:
 
 def _data(recipe: Recipe, place: torch.device) -> tuple[_Images, _Images, tuple[str, ...]]:
     """What is trained on, what is held out, and the classes."""
-    dataset = open_dataset(recipe.data.path, recipe.data.split)
-    pixels, labels = dataset.arrays(recipe.network.size)
-    if len(dataset.classes) < 2:
-        raise Refused(f"{recipe.data.path} has one class: a classifier needs two or more.")
+    wanted = recipe.data
+    dataset = open_labelled(Data(wanted.path, wanted.split))
+    if isinstance(dataset, Arrays) and wanted.split is None:
+        raise Refused(f'{wanted.path} is a dataset of torchvision: say split = "train", or what else to train on.')
+    if isinstance(dataset, Dataset) and (empty := dataset.empty()):
+        raise Refused(f"{empty[0]} in {wanted.path} has no images: add some, or take the folder away.")
+    labels, count = dataset.labels, len(dataset.classes)
+    if count < 2:
+        raise Refused(f"{wanted.path} has one class: there must be two or more.")
+    if 0 < wanted.held < count:
+        raise Refused(f"held = {wanted.held} is not one image for each of the {count:,} classes: hold more, or 0.")
+    damaged: list[str] = []
+    pixels, _ = dataset.part(0, len(dataset), recipe.network.size, lambda file, _: damaged.append(file))
+    if damaged:
+        raise Refused(
+            f"{len(damaged):,} of {len(dataset):,} images cannot be read: mend them or take them out. "
+            f"The first is {damaged[0]}."
+        )
     kept = np.ones(len(labels), bool)
-    each = recipe.data.held // len(dataset.classes)
-    for label in range(len(dataset.classes)):
+    each = wanted.held // count
+    for label in range(count):
         members = np.flatnonzero(labels == label)
+        if not len(members):
+            raise Refused(f"There is no image of {dataset.classes[label]} in {wanted.path}: add some.")
         if len(members) <= each:
             raise Refused(f"{dataset.classes[label]} has {len(members):,} images, of which {each:,} would be held out.")
         kept[members[len(members) - each :]] = False
@@ -290,12 +345,12 @@ def _descend(state: _State, gradients: tuple[Tensor, ...], recipe: Recipe, rate:
 
 
 def _measured(
-    state: _State, training: _Images, held: _Images, recipe: Recipe, out: Path, epoch: int, classes: tuple[str, ...],
-    loss: float,
+    state: _State, training: _Images, held: _Images, recipe: Recipe, folder: Folder, classes: tuple[str, ...],
+    epoch: int, loss: float,
 ) -> Epoch:  # fmt: skip
     """Accuracies of the averaged weights on the images held out, and their checkpoint."""
     file = f"{EPOCHS}/{recipe.name}-{epoch:03}.safetensors"
-    writing.replace(out / file, _checkpoint(state, recipe, classes))
+    folder.put(file, _checkpoint(state, recipe, classes))
     objective = recipe.objective
     attack = objective.attack if isinstance(objective, Contrastive) else objective
     attack = attack if isinstance(attack, Attack) else _MEASURED
@@ -330,7 +385,7 @@ def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> byte
         for key, value in routes.one(state.average.state_dict()).items()
     }  # fmt: skip
     if not all(value.isfinite().all() for value in tensors.values()):
-        raise Refused(f"The weights became infinite before step {state.step:,}: try a smaller rate, or float32.")
+        raise _infinite(state)
     network = recipe.network
     metadata = {
         "format": "cem-explorer", "name": recipe.name, "family": network.family, "activation": network.activation,
@@ -343,12 +398,34 @@ def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> byte
     return save(tensors, metadata)
 
 
-def _keep(path: Path, state: _State) -> None:
+def _tensors(state: _State) -> dict[str, Tensor]:
     tensors = {f"net.{key}": value for key, value in state.net.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in state.average.state_dict().items()}
-    tensors |= {f"momentum.{key}": value for key, value in state.momentum.items()}
-    kept = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-    writing.replace(path, save(kept, {"step": str(state.step), "seconds": str(state.seconds)}))
+    return tensors | {f"momentum.{key}": value for key, value in state.momentum.items()}
+
+
+def _keep(folder: Folder, state: _State) -> None:
+    """Raises Refused if it is nothing to go on with; then the state before stays."""
+    kept = {key: value.detach().contiguous().cpu() for key, value in _tensors(state).items()}
+    if not all(value.isfinite().all() for value in kept.values()):
+        raise _infinite(state)
+    folder.put(STATE, save(kept, {"step": str(state.step), "seconds": str(state.seconds)}))
+
+
+def _infinite(state: _State) -> Refused:
+    return Refused(
+        f"The weights became infinite before step {state.step:,}: begin anew in another folder with a smaller rate, or "
+        "in float32."
+    )
+
+
+def _share(state: _State, those: Ranks, place: torch.device) -> None:
+    """All go on from where the first one does."""
+    if those.count == 1:
+        return
+    step = torch.tensor(state.step, device=place)
+    those.share([*_tensors(state).values(), step])
+    state.step = int(step)
 
 
 def _recall(path: Path, state: _State, total: int) -> None:
@@ -372,41 +449,3 @@ def _recall(path: Path, state: _State, total: int) -> None:
             raise ValueError
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise Refused(f"{path} is damaged or of another training: delete it to begin anew.") from error
-
-
-class _Log:
-    """The folder's recipe and log, made with the first word. Raises Refused if another training lives there."""
-
-    def __init__(self, out: Path, recipe: Recipe) -> None:
-        self._out = out
-        self._recipe = msgspec.json.format(msgspec.json.encode(recipe))
-        self._file: IO[bytes] | None = None
-        try:
-            if not (out / RECIPE).exists():
-                others = [name for name in (LOG, STATE, EPOCHS, f"{recipe.name}.safetensors") if (out / name).exists()]
-                if others:
-                    raise Refused(f"{out} holds {others[0]}, but no recipe of a training: choose another folder.")
-            elif not (out / RECIPE).is_file() or (out / RECIPE).read_bytes() != self._recipe:
-                raise Refused(f"{out} holds a training by another recipe: choose another folder.")
-            if (out / LOG).exists() and not (out / LOG).is_file():  # a pipe might never end
-                raise Refused(f"{out / LOG} is no ordinary file: choose another folder.")
-        except OSError as error:
-            raise Refused(f"{out} cannot be read ({error.strerror or error}): choose another folder.") from error
-
-    def write(self, word: Word) -> None:
-        try:
-            if self._file is None:
-                self._out.mkdir(parents=True, exist_ok=True)
-                writing.replace(self._out / RECIPE, self._recipe)
-                (self._out / EPOCHS).mkdir(exist_ok=True)
-                self._file = (self._out / LOG).open("ab")
-            self._file.write(msgspec.json.encode(word) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise Refused(
-                f"{self._out} cannot be written ({error.strerror or error}): make room, or choose another."
-            ) from error
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

@@ -5,24 +5,36 @@ The likelihood gradient of a CEM splits in two (Wang et al. 2022), with (x̂, ŷ
     ∇f(x,y) − ∇f(x̂,ŷ) = [∇f(x,y) − ∇f(x̂,y)]  +  [∇f(x̂,y) − ∇f(x̂,ŷ)]
                            consistency              contrastive
 
-PGD from x is a biased Langevin step towards x̂, and ŷ ~ p(y|x̂) makes the contrastive part the gradient of the
-cross-entropy at x̂: adversarial training.
+PGD from x is a biased Langevin step towards x̂, and ŷ ~ p(y|x̂) makes the contrastive part, in expectation, minus the
+gradient of the cross-entropy at x̂: adversarial training. The consistency part is minus the gradient of f(x̂,y) − f(x,y),
+which a recipe may add with a weight: this project's own reading of the split. With weight 1 the sum is
 
-Without labels, with pairs (x, x') in place of (x, y): the data as a proposal and self-normalised importance weights
-for the second term make the contrastive part the gradient of InfoNCE.
+    −log p(y|x̂) + f(x̂,y) − f(x,y) = LSE(x̂) − f(x,y),   whose gradient is minus ∇f(x,y) − E_ŷ ∇f(x̂,ŷ), both parts.
+
+TRADES acts on consistency by another measure, KL(p(·|x) ‖ p(·|x̂)).
+
+Without labels, with pairs (x, x') in place of (x, y): the other views of the batch as a proposal for x̂' ~ p(x'|x), with
+self-normalised importance weights w_j ∝ exp f(x,x_j), make the contrastive part
+
+    ∇f(x,x') − Σ_j w_j ∇f(x,x_j),
+
+minus the gradient of InfoNCE. tests/core/test_objectives.py says all of this in numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cem_core import samplers
-from cem_core.training.recipe import Adversarial, Attack, Contrastive, Objective
+from cem_core.training.recipe import Adversarial, Attack, Contrastive, Objective, Trades
+
+_BESIDE: Final = 1e-3
+"""Standard deviation of where TRADES begins, around the image."""
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
 """(B, C, H, W) in [0,1] to logits (B, K), or to what f(x,x') compares (B, D), as it is being trained."""
@@ -47,9 +59,36 @@ def loss(
     """
     if isinstance(objective, Contrastive):
         return _contrastive(net, clean or net, x, objective, noise)
+    if isinstance(objective, Trades):
+        return _trades(net, x, y, objective, noise, smoothing)
     if isinstance(objective, Adversarial):
-        x = attacked(lambda x: functional.cross_entropy(net(x).float(), y, reduction="sum"), x, objective, noise)
+        return _adversarial(net, x, y, objective, noise, smoothing)
     return functional.cross_entropy(net(x).float(), y, label_smoothing=smoothing)
+
+
+def _adversarial(net: Net, x: Tensor, y: Tensor, objective: Adversarial, noise: Tensor, smoothing: float) -> Tensor:
+    changed = attacked(lambda x: functional.cross_entropy(net(x).float(), y, reduction="sum"), x, objective, noise)
+    f = net(changed).float()
+    lowered = functional.cross_entropy(f, y, label_smoothing=smoothing)
+    if objective.consistency:
+        apart = f.gather(1, y[:, None]) - net(x).float().gather(1, y[:, None])
+        lowered = lowered + objective.consistency * apart.mean()
+    return lowered
+
+
+def _trades(net: Net, x: Tensor, y: Tensor, objective: Trades, noise: Tensor, smoothing: float) -> Tensor:
+    with torch.no_grad():
+        seen = net(x).float()
+    changed = attacked(lambda x: _divergence(seen, net(x).float()).sum(), x, objective, noise)
+    f = net(x).float()
+    apart = _divergence(f, net(changed).float())
+    return functional.cross_entropy(f, y, label_smoothing=smoothing) + objective.beta * apart.mean()
+
+
+def _divergence(f: Tensor, other: Tensor) -> Tensor:
+    """(B,) KL of the class probabilities of logits (B, K) from those of others."""
+    log_p, log_q = f.log_softmax(1), other.log_softmax(1)
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def info_nce(g: Tensor, temperature: float) -> Tensor:
@@ -95,7 +134,9 @@ def attacked(ascended: Callable[[Tensor], Tensor], x: Tensor, attack: Attack, no
 
 
 def _start(noise: Tensor, attack: Attack) -> Tensor:
-    """A point of the ball: uniform in L∞; in L2 on a sphere of a radius that is uniform in [0, ε]."""
+    """A point of the ball: uniform in L∞; in L2 on a sphere of a radius that is uniform in [0, ε]; TRADES: near x."""
+    if isinstance(attack, Trades):
+        return samplers.project(_BESIDE * noise, attack.norm, attack.eps)
     if attack.norm == "linf":
         return torch.erf(noise / 2**0.5) * attack.eps
     # Φ of one coordinate is uniform and as good as independent of the direction, of which it is one of thousands.

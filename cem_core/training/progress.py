@@ -10,6 +10,7 @@ LOG: Final = "log.jsonl"
 RECIPE: Final = "recipe.json"
 STATE: Final = "state.safetensors"
 EPOCHS: Final = "epochs"
+LOCK: Final = "lock"
 
 
 class Began(msgspec.Struct, frozen=True, tag="began", tag_field="kind"):
@@ -47,8 +48,9 @@ class Epoch(msgspec.Struct, frozen=True, tag="epoch", tag_field="kind"):
     loss: float
     """Mean over the epoch; or over what was left of it when it was gone on with."""
     clean: float | None
+    """Share that is classified rightly; of an encoder, by a linear head on its features. None: nothing was held out."""
     robust: float | None
-    """Under PGD-10 at `eps`; None: nothing was held out."""
+    """Likewise, under PGD-10 at `eps` besides."""
     eps: float
     norm: str
     energy_gap: float | None

@@ -12,7 +12,7 @@ from cem_core.training.progress import STATE
 
 _LONGEST_NAME: Final = 100
 """Bytes."""
-_LARGEST: Final = 2**20
+LARGEST: Final = 2**20
 """Bytes of a recipe."""
 
 
@@ -54,6 +54,25 @@ class Attack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Adversarial(Attack, frozen=True, forbid_unknown_fields=True, tag="adversarial", tag_field="kind"):
     """Cross-entropy on attacked images (Madry et al. 2018): the contrastive part of the likelihood gradient."""
+
+    consistency: float = 0.0
+    """Weight of f(x̂,y) − f(x,y) beside it: the consistency part. At 1 the whole likelihood gradient is followed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("consistency", self.consistency, 0, 1000)
+
+
+class Trades(Attack, frozen=True, forbid_unknown_fields=True, tag="trades", tag_field="kind"):
+    """Cross-entropy on the images as they are, and β·KL(p(·|x) ‖ p(·|x̂)), which x̂ ascends (Zhang et al. 2019)."""
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("beta", self.beta, 0, 10_000, above=True)
+        if not self.random_start:
+            raise Refused("TRADES begins beside the image, where its KL has a gradient: leave random_start out.")
 
 
 class Views(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,12 +119,12 @@ class Contrastive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
             raise Refused("routes = 2 needs views as they are: give clean a weight.")
 
 
-Objective: TypeAlias = Standard | Adversarial | Contrastive
+Objective: TypeAlias = Standard | Adversarial | Trades | Contrastive
 
 
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
-    """A folder or archive of class folders; relative paths are relative to the recipe."""
+    """A folder or archive of class folders, or a dataset of torchvision on the disk; relative to the recipe."""
     split: str | None = None
     held: int = 1000
     """Images that are not trained on, evenly over the classes: accuracies are measured on them meanwhile."""
@@ -191,9 +210,9 @@ def read(path: Path) -> Recipe:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
             raise Refused(f"{path} is not an ordinary file: choose another.")
         with path.open("rb") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise Refused(f"{path} is larger than {_LARGEST // 2**20} MB, which no recipe is: choose another.")
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise Refused(f"{path} is larger than {LARGEST // 2**20} MB, which no recipe is: choose another.")
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
     try:
@@ -203,5 +222,6 @@ def read(path: Path) -> Recipe:
         raise Refused(f"{path.name}: {said.rstrip('.')}.") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is not TOML: {str(error).splitlines()[0].rstrip('.')}.") from error
-    data = msgspec.structs.replace(recipe.data, path=str(path.parent / recipe.data.path))  # absolute ones stay
+    where = recipe.data.path if recipe.data.path.startswith("~") else str(path.parent / recipe.data.path)
+    data = msgspec.structs.replace(recipe.data, path=where)  # absolute ones stay
     return msgspec.structs.replace(recipe, data=data)

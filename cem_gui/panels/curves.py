@@ -18,12 +18,14 @@ from cem_gui.widgets.marks import Mark
 from cem_gui.widgets.plot import Plot
 
 _PROBABILITY: Final = ("Target", "Most likely classes", "log p(y|x)")
+_SIMILARITY: Final = ("Target", "Most similar images", "log p(x′|x)")
+"""The same of an encoder."""
 _DISTANCE: Final = ("From the start", "Gradient norm", "‖∇f‖ and ‖∇LSE‖", "cos(∇f, ∇LSE)")
 _NORMS, _COSINE = 2, 3
 """Rows of the same that the lens has to tell."""
 _SHOWN_ON: Final[tuple[tuple[Kind, ...], ...]] = (
     ("energy minimum", "largest jump", "diverged"),
-    ("misclassified", "target reached"),
+    ("misclassified", "new neighbour", "target reached"),
     ("ball reached",),
 )
 """Which plot shows what happened."""
@@ -146,7 +148,10 @@ class CurvesPanel(QWidget):
             return
         start, numbers, chain, length, norm = self._shown
         which = self.which_distance.currentIndex()
-        p_span = None if self.which_probability.currentIndex() == 2 else (0.0, 1.0)
+        encoder = not start.checkpoint.classes
+        self._name_second(start if encoder else None)
+        self.which_probability.setVisible(start.aims(chain))  # else what is seen is all there is
+        p_span = None if encoder or self.which_probability.currentIndex() == 2 else (0.0, 1.0)
         spans = (None, p_span, (-1.0, 1.0) if which == _COSINE else None)
         self.distance.view.getPlotItem().getViewBox().setLimits(yMin=-1.2 if which == _COSINE else -0.02)
         other: list[_Series] = [{}, {}, {}]
@@ -157,17 +162,15 @@ class CurvesPanel(QWidget):
             other[2] = {}
         rest = (numbers.distance, numbers.gradient_norm, _NOTHING, _NOTHING)[which]
         ours = self._series(start, numbers, chain, norm)
-        faint = (numbers.energy, self._faint(numbers, chain), rest)
+        faint = (numbers.energy, self._faint(start, numbers, chain), rest)
         for plot, series, others, all_chains, span in zip(self._plots, ours, other, faint, spans, strict=True):
             plot.show_series(series, all_chains, length, span, others)
 
     def _series(self, start: RunStart, numbers: Numbers, chain: int, norm: Norm | None) -> list[_Series]:
         """What each plot shows of a chain: legend → (colour, values)."""
-        name = _short(start.checkpoint.classes[start.labels[chain]])
-        energy: _Series = {
-            "E(x)": ("blue", numbers.energy[:, chain]),
-            f"E(x,{name})": ("orange", numbers.joint[:, chain]),
-        }
+        energy: _Series = {"E(x)": ("blue", numbers.energy[:, chain])}
+        if start.aims(chain):
+            energy[f"E(x,{_short(start.candidates[start.labels[chain]])})"] = ("orange", numbers.joint[:, chain])
         return [energy, self._probabilities(start, numbers, chain), self._distances(numbers, chain, norm)]
 
     def _distances(self, numbers: Numbers, chain: int, norm: Norm | None) -> _Series:
@@ -184,23 +187,39 @@ class CurvesPanel(QWidget):
             return {"cos(∇f,∇LSE)": ("accent", parts.cosine)}
         return {"‖∇f‖₂": ("orange", parts.class_norm), "‖∇LSE‖₂": ("blue", parts.marginal_norm), **drift}
 
-    def _faint(self, numbers: Numbers, chain: int) -> Floats:
-        """(T, B) probabilities of all chains, or (T, K) of all classes."""
-        which = self.which_probability.currentIndex()
+    def _name_second(self, encoder: RunStart | None) -> None:
+        """The second plot is of probabilities, or of an encoder's similarities."""
+        title = f"Similarity: {encoder.measure}" if encoder is not None else "Probability"
+        self.probability.title.setText(title.upper())
+        for index, text in enumerate(_PROBABILITY if encoder is None else _SIMILARITY):
+            self.which_probability.setItemText(index, text)
+
+    def _which_of(self, start: RunStart, chain: int) -> int:
+        """What is shown of the probabilities: where there is no target, what is seen instead."""
+        return self.which_probability.currentIndex() if start.aims(chain) else 1
+
+    def _faint(self, start: RunStart, numbers: Numbers, chain: int) -> Floats:
+        """(T, B) probabilities of all chains, or (T, K) of all classes; of an encoder similarities."""
+        which, encoder = self._which_of(start, chain), not start.checkpoint.classes
         if which == 1:
-            return _of_classes(numbers, chain)
-        return np.exp(numbers.log_p) if which == 0 else numbers.log_p
+            return start.likeness(numbers.logits[:, chain]) if encoder else _of_classes(numbers, chain)
+        if which == 0:
+            return start.likeness(-numbers.joint) if encoder else np.exp(numbers.log_p)
+        return numbers.log_p
 
     def _probabilities(self, start: RunStart, numbers: Numbers, chain: int) -> _Series:
-        name = _short(start.checkpoint.classes[start.labels[chain]])
-        which = self.which_probability.currentIndex()
+        names = start.candidates
+        name = _short(names[start.labels[chain]])
+        which = self._which_of(start, chain)
+        if not start.checkpoint.classes and which == 0:
+            return {f"to {name}": ("accent", start.likeness(-numbers.joint[:, chain]))}
         if which == 0:
             return {f"p({name}|x)": ("accent", np.exp(numbers.log_p[:, chain]))}
         if which == 2:
             return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}
-        p = _of_classes(numbers, chain)
+        p = _of_classes(numbers, chain) if start.checkpoint.classes else start.likeness(numbers.logits[:, chain])
         likely = np.argsort(-p[-1])[: len(_COLOURS)]
-        return {_short(start.checkpoint.classes[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
+        return {_short(names[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
 
 
 def _of_classes(numbers: Numbers, chain: int) -> Floats:

@@ -126,20 +126,10 @@ class EvolutionPanel(QWidget):
         self.empty.setObjectName("muted")
         self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.empty.setWordWrap(True)
-        self._empty_offer = QPushButton()
-        self._empty_offer.clicked.connect(self.details_wanted)
-        self._empty_offer.hide()
-        self._empty_page = QWidget()
-        empty = QVBoxLayout(self._empty_page)
-        empty.setSpacing(14)
-        empty.addStretch(1)
-        empty.addWidget(self.empty)
-        empty.addWidget(self._empty_offer, 0, Qt.AlignmentFlag.AlignHCenter)
-        empty.addStretch(1)
         self.grid = ImageGrid()
         self.large = LargeImage()
         self.stack = QStackedWidget()
-        for widget in (self._empty_page, self.grid, self.large):
+        for widget in (self.empty, self.grid, self.large):
             self.stack.addWidget(widget)
         self.about = Elided()
         self.about.setObjectName("muted")
@@ -181,7 +171,7 @@ class EvolutionPanel(QWidget):
         self._start, self._first, self._origin, self._maps = start, first.pixels, first, None
         self.grid.set_starts(self._shown(first.pixels))
         self.show_step(first)
-        if self.stack.currentWidget() is self._empty_page:
+        if self.stack.currentWidget() is self.empty:
             self.stack.setCurrentWidget(self.grid)
         self._write_about()
 
@@ -211,12 +201,10 @@ class EvolutionPanel(QWidget):
         self.cost.setText(text)
         self.cost.setToolTip(f"{text}\n{tip}".strip())  # where there is little room, it is cut
 
-    def show_empty(self, text: str, offer: str = "") -> None:
-        """Nothing to show yet, and what to do; where the model's details have the answer, a button to them."""
+    def show_empty(self, text: str) -> None:
+        """Nothing to show yet, and what to do."""
         self.empty.setText(text)
-        self._empty_offer.setText(offer)
-        self._empty_offer.setVisible(bool(offer))
-        self.stack.setCurrentWidget(self._empty_page)
+        self.stack.setCurrentWidget(self.empty)
 
     def show_notice(self, text: str, offer: str = "", *, interrupted: bool = False) -> None:
         """A message that stays until it is dismissed; what is shown stays too, and the messages before it.
@@ -295,20 +283,25 @@ class EvolutionPanel(QWidget):
         return self._maps.class_part if self.view == "class" else self._maps.marginal_part
 
     def _captions(self, step: Step, start: RunStart) -> list[Caption]:
-        classes = start.checkpoint.classes
+        names, classes = start.candidates, start.checkpoint.classes
         arrow = "←" if step.sampler.a < 0 else "→"
         seen = step.logits.argmax(1)
         captions = []
         for i, (label, p) in enumerate(zip(start.labels, np.exp(step.log_p), strict=True)):
-            tip = "\n".join(filter(None, (f"{start.names[i]} {arrow} {classes[label]}", start.notes[i])))
-            title, strays = f"{arrow} {classes[label]}", step.sampler.a > 0 and self._strays(step, i, label)
+            goes = f"{arrow} {names[label]}" if start.aims(i) else f"≈ {names[seen[i]]}"
+            tip = "\n".join(filter(None, (f"{start.names[i]} {goes}", start.notes[i])))
+            title, strays = goes, step.sampler.a > 0 and start.aims(i) and self._strays(step, i, label)
             if strays:
-                title += f" (sees {classes[seen[i]]})"
+                title += f" ({'sees' if classes else '≈'} {names[seen[i]]})"
                 tip += (
-                    f"\nThe chain climbs {classes[seen[i]]} instead: E(x) falls while its target does not gain."
+                    f"\nThe chain climbs {names[seen[i]]} instead: E(x) falls while its target does not gain."
                     "\nA smaller weight b holds against it; TA has b = -1."
                 )
-            captions.append(Caption(title, f"{p:.2f}", float(p), tip, bool(strays)))
+            value = float(p)
+            if not classes:
+                value = float(start.likeness(step.logits[i])[label if start.aims(i) else seen[i]])
+                tip += f"\n{start.measure} to {names[label if start.aims(i) else seen[i]]}: {value:.3f}"
+            captions.append(Caption(title, f"{value:.2f}", min(max(value, 0.0), 1.0), tip, bool(strays)))
         return captions
 
     def _strays(self, step: Step, chain: int, label: int) -> bool:
@@ -325,10 +318,12 @@ class EvolutionPanel(QWidget):
         p = np.exp(logits - logits.max())
         p /= p.sum()
         order = np.argsort(-p)[:_TOP]
-        classes, label = start.checkpoint.classes, start.labels[self.chosen]
-        bars = [(classes[k], float(p[k]), bool(k == label)) for k in order]
+        names, label = start.candidates, start.labels[self.chosen] if start.aims(self.chosen) else None
+        shares = p if start.checkpoint.classes else start.likeness(step.logits[self.chosen])
+        bars = [(names[k], float(shares[k]), bool(k == label)) for k in order]
+        what = "What the model sees" if start.checkpoint.classes else f"Most similar: {start.measure}"
         picture = self._pictures(step.pixels, first, chain)[0]
-        self.large.show_image(to_image(picture), to_image(self._shown(first[chain])[0]), bars)
+        self.large.show_image(to_image(picture), to_image(self._shown(first[chain])[0]), bars, what)
 
     def _select(self, chain: int) -> None:
         self._write_about()

@@ -29,6 +29,7 @@ from cem_core.probes.requests import MODELS
 from cem_core.session import Numbers
 from cem_gui import theme
 from cem_gui.widgets.band_plot import SYMBOLS
+from cem_gui.widgets.beside import Beside
 from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.image_grid import Bytes
@@ -204,34 +205,6 @@ class Column(QFrame):
             grid.setRowStretch(row, stretch)
 
 
-class _Beside(QWidget):
-    """Columns side by side, equally wide to the pixel: their rows are aligned only then."""
-
-    def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__()
-        self._columns, self._count = columns, 1
-        self._row = QHBoxLayout(self)
-        self._row.setContentsMargins(0, 0, 0, 0)
-        self._row.setSpacing(8)
-        for column in columns:
-            self._row.addWidget(column, 1)
-            column.hide()
-
-    def show_columns(self, count: int) -> None:
-        self._count = max(1, count)
-        for index, column in enumerate(self._columns):
-            column.setVisible(index < count)
-        self._share()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._share()
-
-    def _share(self) -> None:
-        left_over = (self.width() - (self._count - 1) * self._row.spacing()) % self._count
-        self._row.setContentsMargins(0, 0, left_over, 0)
-
-
 class LinkedPanel(QWidget):
     stepped = Signal(int)
     """The person went to this step."""
@@ -270,7 +243,7 @@ class LinkedPanel(QWidget):
         self.columns = [Column(index) for index in range(MODELS)]
         for column in self.columns:
             column.stepped.connect(self.stepped)
-        self._beside = _Beside(self.columns)
+        self._beside = Beside(self.columns)
         area = QScrollArea()
         area.setWidget(self._beside)
         area.setWidgetResizable(True)

@@ -15,7 +15,7 @@ from cem_gui.widgets.fact import FactLine
 
 _SHOW_AFTER_MS: Final = 200
 """An opening that is over sooner is not worth a moving bar."""
-_OF_THE_NETWORK: Final = ("classes", "class names", "image size", "normalisation")
+_OF_THE_NETWORK: Final = ("classes", "class names", "image size", "normalisation", "head")
 """Facts that have a row of their own; all others are of the network."""
 
 
@@ -111,7 +111,9 @@ class ModelPanel(Card):
         """What was recognised. `reference` is among those that can be chosen."""
         self.end_opening(reference)
         self.choice.setToolTip(checkpoint.path)
-        names = checkpoint.classes
+        names, head = checkpoint.classes, checkpoint.fact("head")
+        off = head is not None and (head.source, head.value) == ("choice", "none")
+        features = f"{'Head: none' if off else 'Encoder'} · {checkpoint.features:,} features"
         shown = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}" if names else ""
         network = [fact for fact in checkpoint.facts if fact.what not in _OF_THE_NETWORK]
         normalised, accuracy = checkpoint.fact("normalisation"), checkpoint.fact("accuracy")
@@ -120,8 +122,8 @@ class ModelPanel(Card):
             ("Network", f"{checkpoint.title} · {_parameters(checkpoint.parameters)}", network),
             (
                 "Classes",
-                f"{len(names):,} · {shown}" if names else f"Encoder · {checkpoint.features:,} features",
-                [checkpoint.fact("class names")],
+                f"{len(names):,} · {shown}" if names else features,
+                [checkpoint.fact("class names"), head],
             ),
             ("Input", f"{checkpoint.size}×{checkpoint.size} · {colours}", [checkpoint.fact("image size")]),
             ("Normalised", normalised.value if normalised else "–", [normalised]),

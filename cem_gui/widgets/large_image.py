@@ -1,4 +1,4 @@
-"""One image as large as fits, its pixels crisp, with the probabilities of its classes beside it."""
+"""One image as large as fits, its pixels crisp, with what the model sees in it beside it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class LargeImage(QWidget):
         self._image = QImage()
         self._start = QImage()
         self._bars: Sequence[tuple[str, float, bool]] = ()
+        self._what = ""
         self.setMouseTracking(True)
         self.setAccessibleName("Large view of the chosen chain")
 
-    def show_image(self, image: QImage, start: QImage, bars: Sequence[tuple[str, float, bool]]) -> None:
-        """bars: class name, probability, whether it is the target; the most likely first."""
-        self._image, self._start, self._bars = image, start, bars
+    def show_image(
+        self, image: QImage, start: QImage, bars: Sequence[tuple[str, float, bool]], what: str = "What the model sees"
+    ) -> None:
+        """bars: name, probability or similarity, whether it is the target; the largest first. what: their title."""
+        self._image, self._start, self._bars, self._what = image, start, bars, what
         self.update()
 
     def picture(self) -> QRect:
@@ -54,7 +57,7 @@ class LargeImage(QWidget):
         painter.drawText(QRect(left, top, _BARS, 18), Qt.AlignmentFlag.AlignVCenter, "Start")
         painter.drawImage(QRect(left, top + 22, 96, 96), self._start)
         top += 22 + 96 + _GAP
-        painter.drawText(QRect(left, top, _BARS, 18), Qt.AlignmentFlag.AlignVCenter, "What the model sees")
+        painter.drawText(QRect(left, top, _BARS, 18), Qt.AlignmentFlag.AlignVCenter, self._what)
         top += 24
         plain, bold = QFont(self.font()), QFont(self.font())
         bold.setBold(True)
@@ -71,7 +74,7 @@ class LargeImage(QWidget):
             painter.setBrush(QColor(colours.border))
             painter.drawRoundedRect(QRectF(left, top + 20, _BARS, 4), 2, 2)
             painter.setBrush(QColor(colours.accent if is_target else colours.muted))
-            painter.drawRoundedRect(QRectF(left, top + 20, _BARS * p, 4), 2, 2)
+            painter.drawRoundedRect(QRectF(left, top + 20, _BARS * min(max(p, 0.0), 1.0), 4), 2, 2)
             top += _ROW
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:

@@ -14,6 +14,7 @@ from cem_gui import theme
 
 _COLOURS: Final[dict[Kind, str]] = {
     "misclassified": "red",
+    "new neighbour": "red",
     "target reached": "accent",
     "energy minimum": "blue",
     "largest jump": "orange",

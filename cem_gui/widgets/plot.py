@@ -23,7 +23,7 @@ pg.setConfigOptions(imageAxisOrder="row-major", antialias=True, mouseRateLimit=0
 
 Floats = NDArray[np.float32]
 
-_CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
+CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
 """Curves are painted when they change; a cursor that moves over them copies pixels."""
 _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
@@ -58,7 +58,7 @@ class Plot(Card):
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self.legend.setWordWrap(True)
         self.legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.view = _View(axisItems={"bottom": _Steps("bottom")})
+        self.view = _View(axisItems=self._axes())
         self.view.setAccessibleName(f"{title}, over steps")
         self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # a click leaves the step keys with the images
         self.view.setFrameShape(self.view.Shape.NoFrame)
@@ -69,9 +69,9 @@ class Plot(Card):
         item = self.view.getPlotItem()
         item.getAxis("left").setWidth(38)
         for side in ("left", "bottom"):
-            item.getAxis(side).setCacheMode(_CACHED)
+            item.getAxis(side).setCacheMode(CACHED)
         self._rest = pg.PlotCurveItem(connect="finite")
-        self._rest.setCacheMode(_CACHED)
+        self._rest.setCacheMode(CACHED)
         self.view.addItem(self._rest)
         self._curves: dict[str, Any] = {}
         self._beside: dict[str, Any] = {}
@@ -93,6 +93,10 @@ class Plot(Card):
         self.body.addWidget(self.legend)
         self.body.addWidget(self.view, 1)
         self.restyle()
+
+    def _axes(self) -> dict[str, Any]:
+        """Those that are not as usual."""
+        return {"bottom": _Steps("bottom")}
 
     def restyle(self) -> None:
         """Take the colours in force."""
@@ -141,7 +145,7 @@ class Plot(Card):
                 self.view.addItem(curve)
                 curve.setDownsampling(auto=True, method="peak")
                 curve.setClipToView(True)
-                curve.curve.setCacheMode(_CACHED)
+                curve.curve.setCacheMode(CACHED)
             if name not in before or before[name][0] != colour:
                 self._paint(self._curves[name], name)
             self._curves[name].setData(np.arange(len(values)), values)
@@ -170,7 +174,7 @@ class Plot(Card):
                 self.view.addItem(curve)
                 curve.setDownsampling(auto=True, method="peak")
                 curve.setClipToView(True)
-                curve.curve.setCacheMode(_CACHED)
+                curve.curve.setCacheMode(CACHED)
             self._beside[name].setPen(_dashed(colour))
             self._beside[name].setData(np.arange(len(values)), values)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cem_core.chains import lay_out
+from cem_core.chains import compared, lay_out
 from cem_core.messages import MAX_SEED, GaussianStart, ImageStart, NoiseStart, Refused, Sampler, Start
 from cem_core.presets import SAMPLERS
 
@@ -61,13 +61,21 @@ def test_the_marginal_alone_needs_no_target_and_reports_one_if_given() -> None:
 @pytest.mark.parametrize("sampler", ["TA", "CS", "RCS", "PGD-targeted", "PGD-Linf-targeted"])
 @pytest.mark.parametrize("start", [A, GAUSSIAN, NOISE])
 def test_a_sampler_that_seeks_a_class_needs_a_target(sampler: str, start: Start) -> None:
-    with pytest.raises(Refused, match=rf"^{sampler} needs a target class: choose at least one\.$"):
+    with pytest.raises(Refused, match=rf"^{sampler} needs a target: choose at least one\.$"):
         laid(sampler, [start], [], 1)
 
 
 def test_a_gaussian_needs_a_class_whatever_the_sampler() -> None:
-    with pytest.raises(Refused, match="Langevin needs a target class"):
+    with pytest.raises(Refused, match="Langevin needs a target"):
         laid("Langevin", [GAUSSIAN], [], 1)
+
+
+def test_a_gaussian_of_a_named_class_needs_none() -> None:
+    assert laid("Langevin", [GaussianStart("cat")], [], 2) == [(GaussianStart("cat"), None)] * 2
+
+
+def test_a_reference_batch_holds_every_image_of_the_run_once() -> None:
+    assert compared(["/x", "/a.png"], [A, B, NOISE, B], ["/b.png", "/y", "/y"]) == ("/x", "/a.png", "/b.png", "/y")
 
 
 def test_there_must_be_something_to_start_from() -> None:

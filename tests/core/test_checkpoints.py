@@ -76,6 +76,7 @@ def test_a_bundled_model_loads_by_name(name: str) -> None:
         "activation": ("silu", "file"),
         "shortcut input": ("activated", "file"),
         "classes": ("10", "file"),
+        "head": ("own", "file"),
         "normalisation": ("CIFAR-10", "file"),
         "image size": ("32", "file"),
         "class names": ("CIFAR-10", "file"),

@@ -117,7 +117,7 @@ def test_every_number_is_an_option(net: Path, out: Path) -> None:
     found = record(out)
     assert found["spec"]["sampler"] == {
         "name": "PGD-Linf-targeted", "a": 0.5, "b": -2, "step_size": 0.01, "noise": 0.002, "norm": "linf",
-        "radius": 4 / 255, "steps": 2, "random_start": False, "normalised": False,
+        "radius": 4 / 255, "steps": 2, "random_start": False, "normalised": False, "coupled": False,
     }  # fmt: skip
     assert [chain["seed"] for chain in found["spec"]["chains"]] == [9, 10]
     assert found["spec"]["precision"] == "bfloat16"
@@ -362,7 +362,7 @@ def test_a_bad_value_is_one_line(net: Path, out: Path, option: str, value: objec
 
 
 def test_nothing_to_start_from_or_to_go_to_is_one_line(net: Path, out: Path) -> None:
-    assert "TA needs a target class" in refused(run("morph", CAT, "--checkpoint", net, "--out", out))
+    assert "TA needs a target: choose" in refused(run("morph", CAT, "--checkpoint", net, "--out", out))
     assert "There is no image to start from" in refused(
         run("morph", "--start", "image", "--target", "dog", "--checkpoint", net, "--out", out)
     )

@@ -154,3 +154,12 @@ def test_firsts_stay_where_they_are_while_a_run_goes_on(
 def test_a_distance_without_a_value_is_no_surface(value: float) -> None:
     values = numbers([[0]] * 2, distance=[[0], [value]])
     assert of("ball reached", find(values, [0], radii(values))) == ([(1, 0)] if value == np.inf else [])
+
+
+def test_an_encoder_sees_no_classes_but_neighbours() -> None:
+    values = numbers([[0], [0], [0]], seen=[[0], [2], [1]])
+    found = find(values, [1], radii(values), encoder=True)
+    assert of("new neighbour", found) == [(1, 0)]
+    assert of("target reached", found) == [(2, 0)]
+    assert of("misclassified", found) == []
+    assert of("new neighbour", events.events(made(7, classes=(), references=("a", "b", "c")))) != []

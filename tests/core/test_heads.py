@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from source import Tensors
 from sources_resnet import (
@@ -23,10 +24,11 @@ from sources_resnet import (
     solo_learn_file,
 )
 from torch import Tensor, nn
+from torch.nn import functional
 
-from cem_core import checkpoints, runner
+from cem_core import bundle, checkpoints, runner
 from cem_core.checkpoints import opening
-from cem_core.messages import Chain, Checkpoint, Fact, NoiseStart, Refused, RunEnd, RunSpec, Sampler
+from cem_core.messages import Chain, Checkpoint, Fact, NoiseStart, Refused, RunEnd, RunSpec, RunStart, Sampler
 
 WIDTH, CLASSES = 32, 10
 
@@ -327,13 +329,13 @@ def test_of_advcl_the_classifier_beside_its_projections_is_the_head(net: nn.Modu
 # What becomes of it -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_with_an_encoder_says_that_it_wants_a_head(rocl: str) -> None:
+def test_a_run_goes_towards_an_image_of_an_encoder_and_towards_a_class_once_it_has_a_head(rocl: str) -> None:
     sampler = Sampler(name="TA", a=1, b=0, steps=1)
     spec = RunSpec("x", rocl, sampler, (Chain(NoiseStart(), label=1),), "cpu")
-    (end,) = runner.play(spec)
-    assert isinstance(end, RunEnd)
-    assert end.reason == "failed"
-    assert "is an encoder, with features but no classes to sample towards: choose a head for it" in end.detail
+    start, *_, end = runner.play(spec)
+    assert isinstance(start, RunStart)
+    assert len(start.candidates) == len(bundle.samples())
+    assert end == RunEnd("x", "done")
     chosen = RunSpec("x", rocl, sampler, spec.chains, "cpu", choices={"head": f"{Path(rocl).name}_linear"})
     assert list(runner.play(chosen))[-1] == RunEnd("x", "done")
     checkpoints.forget()
@@ -351,3 +353,23 @@ def test_a_converted_encoder_keeps_the_head_that_was_chosen(choice: str, rocl: s
     assert len(report.classes) == CLASSES
     assert {fact.source for fact in report.facts} == {"file"}
     assert torch.equal(given(str(tmp_path / "made.safetensors")), given(reference, chosen))
+
+
+# A head that is taken off, and one that is fitted ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_classifier_without_its_head_is_the_encoder_below_it(tmp_path: Path) -> None:
+    net = tiny.weights()
+    path = str(tiny.saved(tmp_path / "net.safetensors", net))
+    own, none = checkpoints.inspect(path), checkpoints.inspect(path, {"head": "none"})
+    assert (fact(own).value, fact(own).source, fact(own).options) == ("own", "file", ("own", "none"))
+    assert (fact(none).value, fact(none).source, none.classes, none.warnings) == ("none", "choice", (), ())
+    assert none.parameters == own.parameters - 3 * 33
+    g = given(path, {"head": "none"})
+    assert torch.equal(functional.linear(g, net["linear.weight"], net["linear.bias"]), given(path))
+    converted = checkpoints.convert(path, tmp_path / "encoder.safetensors", {"head": "none"})
+    assert converted.classes == ()
+    assert torch.equal(given(converted.path), g)
+    with pytest.raises(Refused, match="The head cannot be 'some': choose one of own, none"):
+        checkpoints.inspect(path, {"head": "some"})

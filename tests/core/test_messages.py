@@ -28,7 +28,7 @@ from cem_core.messages import (
     Sampler,
     Step,
 )
-from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, SAMPLERS
+from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, ROUND, SAMPLERS, SPREAD, TOWARDS, default
 
 # Numbers ----------------------------------------------------------------------------------------------------------
 
@@ -215,11 +215,20 @@ def test_the_weights_of_the_presets_are_those_of_the_theory() -> None:
         "PGD-targeted": (1, -1),
         "PGD-Linf": (-1, 1),
         "PGD-Linf-targeted": (1, -1),
+        "MaxEnt": (0, -1),
+        "PGD-unsup": (-1, 1),
     }
+    assert {name for name, row in SAMPLERS.items() if row.coupled} == {"MaxEnt", "PGD-unsup"}
     assert all(row.norm == ("linf" if "Linf" in name else "l2") for name, row in SAMPLERS.items())
-    assert all((row.radius is not None) == name.startswith("PGD") for name, row in SAMPLERS.items())
+    assert all(
+        (row.radius is not None) == (name.startswith("PGD") and not row.coupled) for name, row in SAMPLERS.items()
+    )
 
 
 def test_every_preset_has_its_sentence() -> None:
     assert list(ABOUT) == list(SAMPLERS)
-    assert {FROM_IMAGES, FROM_DRAWS} <= set(SAMPLERS)
+    usual = {default(encoder=e, images=i, target=t) for e in (0, 1) for i in (0, 1) for t in (0, 1)}
+    assert usual == {FROM_IMAGES, FROM_DRAWS, TOWARDS, ROUND, SPREAD} <= set(SAMPLERS)
+    assert default(encoder=True, images=True, target=True) == "CS"
+    assert default(encoder=True, images=True, target=False) == "Langevin"
+    assert default(encoder=True, images=False, target=False) == "MaxEnt"

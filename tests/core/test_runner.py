@@ -153,6 +153,8 @@ def test_a_chain_alone_is_the_chain_among_others(net: str) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_spec_gives_the_same_bytes(net: str, sampler: str) -> None:
     asked = spec(net, sampler)
+    if asked.sampler.coupled:
+        asked = replace(asked, choices={"head": "none"})
     again = msgspec.json.decode(msgspec.json.encode(asked), type=RunSpec)
     same(parts(list(runner.play(asked)))[1], parts(list(runner.play(again)))[1])
 

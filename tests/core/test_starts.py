@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 from scenarios_session import session
 
 from cem_core import bundle, starts
-from cem_core.messages import Chain, Checkpoint, GaussianStart, ImageStart, NoiseStart, Refused
+from cem_core.messages import Chain, Checkpoint, GaussianStart, ImageStart, NoiseStart, OverallStart, Refused
 from cem_core.starts import Gaussians, fit, save
 
 SHAPE = (3, 4, 4)
@@ -37,7 +38,8 @@ def drawn(gaussians: Gaussians, label: int, count: int) -> np.ndarray:
 
 
 def checkpoint(*, classes: tuple[str, ...] = ("left", "right"), size: int = 4, channels: int = 3) -> Checkpoint:
-    return session(steps=0, chains=1, classes=classes, size=size, channels=channels).start.checkpoint
+    found = session(steps=0, chains=1, size=size, channels=channels).start.checkpoint
+    return msgspec.structs.replace(found, classes=classes)
 
 
 # Gaussians --------------------------------------------------------------------------------------------------------
@@ -67,6 +69,40 @@ def test_fit_recovers_the_gaussians_that_images_are_drawn_from() -> None:
         np.testing.assert_allclose(covariance(found, label), covariance(true, label) + ridge, atol=0.0016)
         lengths = np.linalg.norm(found.directions[label].reshape(2, -1), axis=1)
         assert lengths == pytest.approx([0.25, 0.15], rel=0.05), "the greatest first"
+
+
+def test_the_overall_gaussian_has_the_mean_and_covariance_of_the_mixture() -> None:
+    true = known()
+    images = np.concatenate([drawn(true, label, 500) for label in (0, 1)])
+    found = fit((images * 255).round().astype(np.uint8).transpose(0, 2, 3, 1), np.repeat([0, 1], 500), 2, rank=2)
+    random = np.random.default_rng(7)
+    drawn_of_all = np.stack([found.draw_any(random) for _ in range(12_000)])
+    assert drawn_of_all.shape == (12_000, *SHAPE)
+    assert drawn_of_all.dtype == np.float32
+    assert drawn_of_all.min() >= 0
+    assert drawn_of_all.max() <= 1
+    means = found.mean.reshape(2, PIXELS).astype(np.float64)
+    apart = (means[0] - means[1]) / 2
+    within = (covariance(found, 0) + covariance(found, 1)) / 2
+    assert np.abs(np.outer(apart, apart)).max() > 3 * 0.0016, "what is between the classes can be told from nothing"
+    flat = drawn_of_all.reshape(-1, PIXELS).astype(np.float64)
+    np.testing.assert_allclose(flat.mean(0), means.mean(0), atol=0.006)
+    np.testing.assert_allclose(np.cov(flat, rowvar=False), within + np.outer(apart, apart), atol=0.0016)
+
+
+def test_starts_without_a_label(statistics: Path) -> None:
+    encoder = checkpoint(classes=())
+    chains = [Chain(OverallStart(), 3), Chain(OverallStart(), 4), Chain(GaussianStart("right"), 3)]
+    pixels, names, _ = starts.make(encoder, chains)
+    assert names == ["overall Gaussian", "overall Gaussian", "Gaussian of right"]
+    assert not np.array_equal(pixels[0], pixels[1])
+    np.testing.assert_array_equal(starts.make(encoder, chains[:1])[0][0], pixels[0])
+    np.testing.assert_array_equal(starts.make(checkpoint(), [Chain(GaussianStart(), 3, 1)])[0][0], pixels[2])
+    np.testing.assert_array_equal(starts.make(checkpoint(), [Chain(GaussianStart("right"), 3, 0)])[0][0], pixels[2])
+    with pytest.raises(Refused, match="There is no Gaussian of up: choose one of left, right"):
+        starts.make(encoder, [Chain(GaussianStart("up"))])
+    with pytest.raises(Refused, match="A class Gaussian start needs a class: choose one"):
+        starts.make(encoder, [Chain(GaussianStart(), label=1)])
 
 
 def test_the_variance_of_every_pixel_is_that_of_the_images_plus_the_ridge() -> None:
@@ -127,7 +163,10 @@ def test_saved_statistics_are_found_for_the_classes_and_size_they_are_of(statist
     assert not starts.has_gaussians(checkpoint(classes=("left",)))
     assert not starts.has_gaussians(checkpoint(size=8))
     assert not starts.has_gaussians(checkpoint(channels=1))
-    found = starts._statistics(("left", "right"), SHAPE)
+    assert starts.gaussian_classes(checkpoint(classes=())) == ("left", "right"), "an encoder takes any of its size"
+    assert not starts.has_gaussians(checkpoint(classes=(), size=8))
+    classes, found = starts._statistics(("left", "right"), SHAPE)
+    assert classes == ("left", "right")
     for name in ("mean", "directions", "rest"):
         np.testing.assert_allclose(getattr(found, name), getattr(known(), name), atol=5e-4)
     assert [path.name for path in statistics.parent.iterdir()] == ["made.safetensors"]

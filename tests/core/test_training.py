@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import math
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -17,13 +23,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scenarios import beginnings, linear, smooth
+from torch import Tensor
 from torch.nn import functional
 
-from cem_core import checkpoints
+from cem_core import checkpoints, writing
 from cem_core.cli import main
+from cem_core.datasets import Arrays
 from cem_core.messages import Refused
 from cem_core.training import loop, objectives, recipe
+from cem_core.training.history import History
 from cem_core.training.progress import EPOCHS, LOG, STATE, Began, Ended, Epoch, Progress, Word
+from cem_core.training.progress import RECIPE as RECIPE_FILE
 from cem_core.training.recipe import Adversarial, Recipe
 
 RECIPE = """
@@ -84,7 +94,11 @@ def weights(out: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in load_file(out / "tiny.safetensors").items()}
 
 
-@pytest.mark.parametrize("objective", [STANDARD, SINGLE, SINGLE.replace("= 1", "= 3") + '\nnorm = "linf"'])
+@pytest.mark.parametrize(
+    "objective",
+    [STANDARD, SINGLE, SINGLE.replace("= 1", "= 3") + '\nnorm = "linf"', SINGLE + "\nconsistency = 0.1",
+     'kind = "trades"\neps = 0.5\nsteps = 2'],
+)  # fmt: skip
 def test_it_learns_and_what_it_writes_opens(folder: Path, objective: str) -> None:
     asked = recipe.read(written(folder, objective.replace("0.5", "0.05") if "linf" in objective else objective, 3))
     said = trained(asked, folder / "out")
@@ -154,6 +168,11 @@ def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
     assert "another recipe" in other.output
 
 
+def crossed(net: Callable[[Tensor], Tensor], y: Tensor) -> Callable[[Tensor], Tensor]:
+    """What adversarial training ascends."""
+    return lambda x: functional.cross_entropy(net(x), y, reduction="sum")
+
+
 # Attacks ----------------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +183,7 @@ def test_the_attack_reaches_the_corner_of_a_linear_model(norm: str, start: bool)
     x, y = torch.full((4, 3, 8, 8), 0.5), torch.tensor([0, 1, 0, 1])
     attack = Adversarial(eps=0.1, norm=norm, steps=1, random_start=start)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    found = objectives.attacked(linear(w, 0.0), x, y, attack, noise)
+    found = objectives.attacked(crossed(linear(w, 0.0), y), x, attack, noise)
     away = torch.where(y[:, None, None, None] == 0, -w, w)
     corner = x + 0.1 * (away.sign() if norm == "linf" else away / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
     # A single step of 1.25·ε from anywhere in the ball: the corner itself, unless it began at the far side.
@@ -180,7 +199,7 @@ def test_attacked_images_stay_in_ball_and_box(eps: float, steps: int, norm: str,
     x = beginnings(3, seed=seed)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     attack = Adversarial(eps=min(eps, 1.0), norm=norm, steps=steps)
-    found = objectives.attacked(smooth(seed=seed), x, torch.tensor([0, 1, 2]), attack, noise)
+    found = objectives.attacked(crossed(smooth(seed=seed), torch.tensor([0, 1, 2])), x, attack, noise)
     size = (found - x).flatten(1).norm(p=2 if norm == "l2" else math.inf, dim=1)
     assert ((found >= 0) & (found <= 1)).all()
     assert (size <= attack.eps * (1 + 1e-5) + 1e-6).all()
@@ -191,7 +210,7 @@ def test_the_contrastive_part_of_the_likelihood_gradient_is_that_of_adversarial_
     weights = torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     x = torch.rand(1, 12, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def f(x: torch.Tensor) -> torch.Tensor:
+    def f(x: Tensor) -> Tensor:
         return (x.flatten(1) @ weights.T).tanh()
 
     y = torch.tensor([2])
@@ -239,18 +258,82 @@ def test_bad_recipes_are_one_sentence(tmp_path: Path, text: str, says: str) -> N
     assert "\n" not in str(refused.value)
 
 
-def test_a_loss_that_is_no_number_stops_it_and_names_the_step(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        (SINGLE + "\nstep_size = 0", "step_size must be above 0"),
+        (SINGLE + "\nconsistency = -1", "consistency must be between 0"),
+        (SINGLE + "\nbeta = 6.0", "unknown field `beta`"),
+        (STANDARD + "\nroutes = 2", "unknown field `routes`"),
+        ('kind = "trades"\neps = 0.5\nbeta = 0', "beta must be above 0"),
+        ('kind = "trades"\neps = 0.5\nrandom_start = false', "leave random_start out"),
+        ('kind = "contrastive"\nroutes = 2', "add [objective.attack]"),
+        ('kind = "contrastive"\neps = 0.5', "unknown field `eps`"),
+        ('kind = "contrastive"\n[objective.attack]\nsteps = 2', "missing required field `eps`"),
+    ],
+    ids=lambda text: text[-30:],
+)
+def test_keys_that_do_not_fit_each_other_are_one_sentence(folder: Path, objective: str, says: str) -> None:
+    with pytest.raises(Refused) as refused:
+        recipe.read(written(folder, objective))
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of that step is no number."""
+    whole, steps = objectives.loss, iter(range(10**6))
+
+    def loss(*given: Any) -> Tensor:
+        return whole(*given) * (math.nan if next(steps) == step else 1)
+
+    monkeypatch.setattr(objectives, "loss", loss)
+
+
+def test_a_loss_that_is_no_number_stops_it_and_names_the_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second epoch: the checkpoint and the state of the first are whole, and the log says how it ended."""
     asked = recipe.read(written(folder))
-    wild = msgspec.structs.replace(asked, network=msgspec.structs.replace(asked.network, std=(1e-40, 1.0, 1.0)))
-    with pytest.raises(Refused, match="The loss became nan at step 0"):
-        trained(wild, folder / "wild")
+    broken_at(6, monkeypatch)
+    with pytest.raises(Refused, match="The loss became nan at step 6: resuming would come to the same"):
+        trained(asked, folder / "out")
+    history = History.open(folder / "out")
+    history.read()
+    assert history.ended is not None
+    assert (history.ended.reason, history.ended.step) == ("failed", 4)
+    assert "at step 6" in history.ended.detail
+    assert not history.running
+    (epoch,) = history.epochs
+    assert checkpoints.load(str(history.checkpoint(epoch)), "cpu")[1].classes == ("bright", "dark")
+    monkeypatch.undo()  # what was kept is whole: had it been an accident, it would go on
+    trained(asked, folder / "out", resume=True)
+    trained(asked, folder / "straight")
+    assert weights(folder / "out") == weights(folder / "straight")
+
+
+def test_a_state_that_is_no_numbers_does_not_replace_one_that_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is fine and its gradient is not: the weights are gone a step before anybody sees it."""
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 3)
+    kept = (folder / "out" / STATE).read_bytes()
+    descend = loop._descend
+
+    def burst(state: Any, gradients: tuple[Tensor, ...], *rest: Any) -> None:
+        descend(state, tuple(gradient * math.inf for gradient in gradients), *rest)
+
+    monkeypatch.setattr(loop, "_descend", burst)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with pytest.raises(Refused, match="infinite before step 4: begin anew"):
+        trained(asked, folder / "out", resume=True)
+    assert (folder / "out" / STATE).read_bytes() == kept
 
 
 def test_bad_data_is_one_sentence(folder: Path) -> None:
     asked = recipe.read(written(folder))
     for change, says in (
         ({"path": str(folder / "nowhere")}, "There is no folder or archive"),
+        ({"path": str(folder / "images" / "dark")}, "no images in class folders"),
         ({"held": 80}, "would be held out"),
+        ({"held": 1}, "is not one image for each of the 2 classes"),
     ):
         data = msgspec.structs.replace(asked.data, **change)
         with pytest.raises(Refused, match=says):
@@ -258,6 +341,156 @@ def test_bad_data_is_one_sentence(folder: Path) -> None:
     large = msgspec.structs.replace(asked, optimiser=msgspec.structs.replace(asked.optimiser, batch=65))
     with pytest.raises(Refused, match="make no batch"):
         trained(large, folder / "out2")
+    (folder / "images" / "none").mkdir()
+    with pytest.raises(Refused, match=r"none in .*images has no images: add some"):
+        trained(asked, folder / "out")
+    (folder / "images" / "none").rmdir()
+    for file in list((folder / "images").rglob("*.png"))[::2]:
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(Refused, match=r"40 of 80 images cannot be read: mend them or take them out\. The first is "):
+        trained(asked, folder / "out")
+    shutil.rmtree(folder / "images" / "dark")
+    with pytest.raises(Refused, match="has one class"):
+        trained(asked, folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_datasets_of_torchvision_are_trained_on_by_the_split_that_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    pixels = np.clip(random.normal(80 + 90 * labels[:, None, None, None], 30, (40, 16, 16, 1)), 0, 255).astype(np.uint8)
+    monkeypatch.setattr(loop, "open_labelled", lambda _: Arrays("MNIST", ("0", "1"), pixels, labels))
+    asked = recipe.read(written(folder))
+    with pytest.raises(Refused, match="say split"):
+        trained(asked, folder / "out")
+    named = msgspec.structs.replace(asked, data=msgspec.structs.replace(asked.data, split="train"))
+    said = trained(named, folder / "out")
+    assert isinstance(said[0], Began)
+    assert (said[0].images, said[0].held, said[0].classes) == (24, 16, ("0", "1"))
+    gone = Arrays("MNIST", ("0", "1", "2"), pixels, labels)
+    monkeypatch.setattr(loop, "open_labelled", lambda _: gone)
+    with pytest.raises(Refused, match="There is no image of 2"):
+        trained(named, folder / "out2")
+
+
+# The folder -------------------------------------------------------------------------------------------------------
+
+
+def full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what", ["log", STATE, EPOCHS, "tiny.safetensors", RECIPE_FILE])
+def test_a_disk_that_is_full_is_told_and_what_was_kept_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In the middle of the second epoch, or wherever the file is written next."""
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "straight")
+    out = folder / "out"
+    if what != RECIPE_FILE:
+        trained(asked, out, 5)
+    before = {file: file.read_bytes() for file in out.rglob("*.safetensors")}
+    replace = writing.replace
+
+    def replaced(path: Path, data: bytes) -> None:
+        with monkeypatch.context() as short:
+            if what in (path.name, path.parent.name):
+                short.setattr(Path, "write_bytes", full)
+            replace(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "replace", replaced)
+        if what == "log":
+            patched.setattr(os, "write", lambda file, data: os.pwrite(file, data[:20], 0) if len(data) > 1 else 1)
+        with pytest.raises(Refused, match=r"cannot be written \(No space left on device\): make room") as refused:
+            trained(asked, out, resume=True)
+        assert "\n" not in str(refused.value)
+    after = {file: file.read_bytes() for file in before}
+    assert after == before or what == "tiny.safetensors"  # by then the state is of the end
+    trained(asked, out, resume=True)
+    assert weights(out) == weights(folder / "straight")
+    history = History.open(out)
+    history.read()
+    assert history.ended is not None
+    assert history.ended.reason == "done"
+    assert [word.epoch for word in history.epochs] == [1, 2]
+
+
+def test_a_torn_line_swallows_no_word(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 2)
+    with (folder / "out" / LOG).open("ab") as file:
+        file.write(b'{"kind":"progr')
+    history = History.open(folder / "out")
+    history.read()
+    said = trained(asked, folder / "out", resume=True)
+    assert history.read() == said
+
+
+def test_one_folder_holds_one_training_at_a_time(folder: Path) -> None:
+    """The lock is the system's, so one that is killed lets go."""
+    written(folder, SINGLE, epochs=400)
+    out = folder / "out"
+    command = [sys.executable, "-m", "cem_core.cli", "train", str(folder / "tiny.toml"), "--out", str(out),
+               "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("tiny: 64 images")
+        assert running.stdout.readline().startswith("epoch 1:")
+        history = History.open(out)
+        assert history.running
+        with pytest.raises(Refused, match="Another program trains in"):
+            trained(recipe.read(folder / "tiny.toml"), out, resume=True)
+        running.kill()
+    history.read()
+    assert not history.running
+    assert history.ended is None
+    assert trained(recipe.read(folder / "tiny.toml"), out, 1, resume=True)
+
+
+def test_two_that_begin_at_once_do_not_mix(folder: Path) -> None:
+    asked = recipe.read(written(folder))
+    first, second = (loop.train(asked, folder / "out", device="cpu") for _ in range(2))
+    assert isinstance(next(first), Began)
+    with pytest.raises(Refused, match="Another program trains in"):
+        next(second)
+    assert isinstance(list(first)[-1], Ended)
+
+
+def test_a_recipe_with_a_choice_less_is_the_same_training(folder: Path) -> None:
+    """As an earlier version wrote it, which did not know the choice."""
+    asked = recipe.read(written(folder, SINGLE))
+    trained(asked, folder / "out", 3)
+    path = folder / "out" / RECIPE_FILE
+    older = json.loads(path.read_text())
+    del older["objective"]["consistency"]
+    path.write_text(json.dumps(older))
+    said = trained(asked, folder / "out", resume=True)
+    assert isinstance(said[0], Began)
+    assert said[0].first == 3
+
+
+def test_paths_from_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    path = written(folder, epochs=1)
+    path.write_text(path.read_text().replace('"images"', '"~/images"'))
+    done = CliRunner().invoke(main, ["train", "~/tiny.toml", "--out=~/out", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert (folder / "out" / "tiny.safetensors").exists()
+    assert "images/s" in done.output
+
+
+def test_an_encoder_says_what_its_shares_are(folder: Path) -> None:
+    path = written(folder, 'kind = "contrastive"\nprojection = 8', epochs=1)
+    done = CliRunner().invoke(main, ["train", str(path), "--out", str(folder / "out"), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "of a linear head on its features" in done.output
+    model, found = checkpoints.load(str(folder / "out" / "tiny.safetensors"), "cpu")
+    assert not found.classes
+    assert model.embedding(torch.zeros(1, 3, 16, 16)).shape == (1, 8)
 
 
 def test_a_damaged_state_is_told(folder: Path) -> None:

@@ -301,7 +301,7 @@ def test_no_target_is_left(worked: MainWindow, wait: Wait) -> None:
 
     choose_targets(worked.sampler.chips, [])
     wait(lambda: notice(worked))
-    assert notice(worked) == "TA needs a target class: choose at least one."
+    assert notice(worked) == "TA needs a target: choose at least one."
     assert len(worked.player.session) == 4
 
 

@@ -334,11 +334,6 @@ def test_a_message_may_lead_to_the_details(qtbot, panel: EvolutionPanel, run: Se
     panel.clear_notice()
     panel.show_notice("text.png is not an image.")
     assert not panel._notice.offer.isVisible()
-    panel.show_empty("It is an encoder.", "Choose a head…")
-    with qtbot.waitSignal(panel.details_wanted):
-        click(panel, "Choose a head…")
-    panel.show_empty("No model is open.")
-    assert not panel._empty_offer.isVisible()
 
 
 def test_with_nothing_to_show_it_says_why(qtbot) -> None:

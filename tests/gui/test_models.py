@@ -17,15 +17,12 @@ from windows import (
     Published,
     Wait,
     at_start,
-    begin_from,
     choose,
     data_of,
     discard,
     drop,
     notice,
-    press,
     run_to_end,
-    save_image,
     type_number,
 )
 
@@ -51,10 +48,8 @@ def is_open(window: MainWindow, path: Path | str) -> Callable[[], bool]:
     """And its images are shown."""
     return lambda: (
         window.models.current.reference == str(path)
-        and (
-            bool(window.models.hindrance)
-            or (at_start(window) and window.player.session.start.spec.checkpoint == str(path))
-        )
+        and at_start(window)
+        and window.player.session.start.spec.checkpoint == str(path)
     )
 
 
@@ -388,36 +383,24 @@ def encoder(tmp_path: Path) -> Path:
     return saved(tmp_path / "enc.pt", "linear")
 
 
-def test_an_encoder_opens_and_says_what_it_lacks(window: MainWindow, wait: Wait, encoder: Path) -> None:
-    (encoder.parent / "enc_linear.pt").unlink()
+def test_an_encoder_opens_and_runs(window: MainWindow, wait: Wait, encoder: Path) -> None:
     drop(window, data_of(encoder))
     wait(is_open(window, encoder))
     assert window.model.facts["Classes"].text() == "Encoder · 32 features"
-    said = window.evolution.empty.text()
-    assert window.evolution.empty.isVisible()
-    assert "enc.pt is an encoder: it has features but no classes to sample towards." in said
-    assert "enc_linear.pt" in said
-    assert not window.evolution._empty_offer.isVisible()
-    assert window.player.gait == "ended"
-    for disabled in (window.run_panel.run, window.run_panel.step, window.sampler):
-        assert not disabled.isEnabled()
-        assert "is an encoder" in disabled.toolTip()
-    drop(window, data_of(bundle.samples()[0]))  # nothing can begin from it now
-    wait(lambda: window.pictures.paths == [str(bundle.samples()[0])])
-    assert window.evolution.empty.isVisible()
+    assert notice(window) == ""
+    type_number(window.sampler.steps, "2")
+    wait(lambda: at_start(window) and window.player.session.start.spec.sampler.steps == 2)
+    run_to_end(window, wait)
+    assert len(window.player.session) == 3
     choose(window.model.choice, bundle.DEFAULT_MODEL)
     wait(is_open(window, bundle.DEFAULT_MODEL))
-    assert window.evolution.grid.isVisible()
-    assert window.sampler.isEnabled()
-    assert window.run_panel.run.isEnabled()
-    assert "encoder" not in window.run_panel.run.toolTip() + window.sampler.toolTip()
+    assert window.player.session.start.checkpoint.classes
 
 
 def test_a_head_beside_an_encoder_can_be_chosen(window: MainWindow, wait: Wait, encoder: Path) -> None:
     drop(window, data_of(encoder))
     wait(is_open(window, encoder))
-    assert window.evolution.empty.text().endswith("Choose a head for it under Details.")
-    click(window.evolution._empty_offer)
+    window.acts.details.trigger()
     pick(details(window).fields["head"], "enc_linear.pt")
     click(details(window).apply)
     wait(lambda: at_start(window) and window.player.session.start.spec.choices == {"head": "enc_linear.pt"})
@@ -429,26 +412,20 @@ def test_a_head_beside_an_encoder_can_be_chosen(window: MainWindow, wait: Wait, 
     assert len(window.player.session) == 3
 
 
-def test_an_encoder_does_not_touch_a_run(window: MainWindow, wait: Wait, tmp_path: Path, encoder: Path) -> None:
-    begin_from(window, wait, save_image(tmp_path / "a.png"), steps=100_000)
-    press(Qt.Key.Key_Space)
-    wait(lambda: window.step >= 2)
-    session = window.player.session
-    drop(window, data_of(encoder))
-    wait(is_open(window, encoder))
-    assert "is an encoder" in notice(window)
-    assert window.evolution._notice.offer.isVisible()
-    recorded = len(session)
-    wait(lambda: len(session) > recorded)
-    assert window.player.session is session
-    assert window.player.gait == "running"
-    assert window.run_panel.run.isEnabled()  # to pause it
-    press(Qt.Key.Key_Space)
-    assert window.player.gait == "paused"
-    window.acts.stop.trigger()
-    wait(lambda: window.player.gait == "ended")
-    assert not window.run_panel.run.isEnabled()
-    assert window.evolution.grid.isVisible()
+def test_a_classifier_without_its_head_is_an_encoder_and_comes_back(
+    window: MainWindow, wait: Wait, tmp_path: Path
+) -> None:
+    path = tiny.saved(tmp_path / "net.safetensors", tiny.weights())
+    drop(window, data_of(path))
+    wait(is_open(window, path))
+    for value, said, classes in (("none", "Head: none · 32 features", 0), ("own", "3 · cat … horse", 3)):
+        window.acts.details.trigger()
+        pick(details(window).fields["head"], value)
+        click(details(window).apply)
+        wait(lambda: at_start(window) and len(window.player.session.start.checkpoint.classes) == classes)  # noqa: B023
+        details(window).reject()
+        assert window.model.facts["Classes"].text() == said
+    assert window.sampler.chips.isVisible()
 
 
 # Published models ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from PySide6.QtWidgets import QSlider, QSpinBox
 from windows import Wait, checkpoint, chip_names, choose, choose_targets, discard, type_number
 
 from cem_core.messages import MAX_CHAINS, MAX_STEPS, Refused, Sampler
-from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, SAMPLERS
+from cem_core.presets import ABOUT, FROM_DRAWS, FROM_IMAGES, OF_IMAGES, SAMPLERS
 from cem_gui.panels.sampler import RunPanel, SamplerPanel
 from cem_gui.widgets.number import Number
 
@@ -25,7 +25,7 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 def panel(qtbot) -> Iterator[SamplerPanel]:
     panel = SamplerPanel()
     panel.resize(330, 900)
-    panel.show_checkpoint(checkpoint(CIFAR), True)
+    panel.show_checkpoint(checkpoint(CIFAR), CIFAR)
     with qtbot.waitExposed(panel):
         panel.show()
     yield panel
@@ -48,7 +48,7 @@ def same(one: Sampler, other: Sampler) -> bool:
 # Presets and numbers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != FROM_IMAGES])
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if name != FROM_IMAGES and not row.coupled])
 def test_a_preset_sets_every_number(panel: SamplerPanel, name: str) -> None:
     heard: list[Sampler] = []
     panel.changed.connect(heard.append)
@@ -235,9 +235,9 @@ def test_space_chooses_a_chip_that_has_the_focus(panel: SamplerPanel) -> None:
 
 def test_what_was_chosen_stays_for_the_same_classes_only(panel: SamplerPanel) -> None:
     choose_targets(panel.chips, [2, 5])
-    panel.show_checkpoint(checkpoint(CIFAR, size=64), False)
+    panel.show_checkpoint(checkpoint(CIFAR, size=64), ())
     assert panel.targets == [2, 5]
-    panel.show_checkpoint(checkpoint(("cat", "dog")), False)
+    panel.show_checkpoint(checkpoint(("cat", "dog")), ())
     assert panel.targets == [0, 1]
 
 
@@ -245,7 +245,7 @@ def test_a_thousand_classes(panel: SamplerPanel, wait: Wait) -> None:
     names = [f"class {i}, which is a rather long name of the kind that ImageNet has" for i in range(1000)]
     names[777] = "tench & chips, Tinca tinca"
     height = panel.height()
-    panel.show_checkpoint(checkpoint(names), False)
+    panel.show_checkpoint(checkpoint(names), ())
     assert panel.targets == list(range(10))
     assert len(chip_names(panel.chips)) == 24
     assert panel.chips._search.isVisible()
@@ -267,7 +267,7 @@ def test_a_thousand_classes(panel: SamplerPanel, wait: Wait) -> None:
 
 
 def test_the_space_key_types_a_space_into_the_search(panel: SamplerPanel) -> None:
-    panel.show_checkpoint(checkpoint([f"class {i}" for i in range(100)]), False)
+    panel.show_checkpoint(checkpoint([f"class {i}" for i in range(100)]), ())
     panel.chips._search.setFocus()
     QTest.keyClicks(panel.chips._search, "class 9 ")
     assert panel.chips._search.text() == "class 9 "
@@ -290,6 +290,106 @@ def test_turning_to_flight_changes_the_chains(qtbot, panel: SamplerPanel) -> Non
         slide(panel.a.slider, 0.8)
 
 
+# Encoders ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_encoder(panel: SamplerPanel) -> SamplerPanel:
+    panel.show_checkpoint(checkpoint(()), CIFAR)
+    return panel
+
+
+def test_an_encoder_has_an_image_in_place_of_classes(of_encoder: SamplerPanel) -> None:
+    assert of_encoder.sampler == SAMPLERS["CS"]
+    assert of_encoder.towards.isVisible()
+    assert of_encoder.reference.isVisible()
+    assert not of_encoder.chips.isVisible()
+    of_encoder.show_checkpoint(checkpoint(CIFAR), CIFAR)
+    assert of_encoder.sampler == SAMPLERS[FROM_IMAGES]
+    assert of_encoder.chips.isVisible()
+    assert not of_encoder.towards.isVisible()
+    assert not of_encoder.reference.isVisible()
+
+
+def test_the_targets_outlast_an_encoder(panel: SamplerPanel) -> None:
+    choose_targets(panel.chips, [2, 5])
+    panel.show_checkpoint(checkpoint(()), ())
+    panel.show_checkpoint(checkpoint(CIFAR), CIFAR)
+    assert panel.targets == [2, 5]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_is_wanted_only_where_there_is_a_way_to_it(of_encoder: SamplerPanel, name: str) -> None:
+    of_encoder.show_sampler(SAMPLERS[name])
+    assert of_encoder.towards.isVisible() == (SAMPLERS[name].a > 0)
+    assert of_encoder.fleeing.isVisible() == (SAMPLERS[name].a < 0)
+    assert not of_encoder.chips.isVisible()
+
+
+def test_coupled_rows_are_of_encoders_and_take_two_chains(panel: SamplerPanel) -> None:
+    coupled = [name for name, row in SAMPLERS.items() if row.coupled]
+    choose(panel.preset, list(SAMPLERS)[len(SAMPLERS) - len(coupled) - 1])
+    QTest.keyClick(panel.preset, Qt.Key.Key_Down)
+    assert not panel.sampler.coupled
+    for name in coupled:
+        tip = panel.preset.itemData(panel.preset.findData(name), Qt.ItemDataRole.ToolTipRole)
+        assert "open an encoder" in tip
+    panel.set_count(1)
+    panel.show_checkpoint(checkpoint(()), CIFAR)
+    for name in coupled:
+        choose(panel.preset, name)
+        assert panel.sampler == SAMPLERS[name]
+        assert panel.count.value() >= 2
+    panel.show_checkpoint(checkpoint(CIFAR), CIFAR)
+    assert not panel.sampler.coupled
+
+
+def test_a_row_is_told_in_terms_of_what_the_model_has(panel: SamplerPanel) -> None:
+    choose(panel.preset, "CS")
+    assert panel.about.text() == ABOUT["CS"]
+    panel.show_checkpoint(checkpoint(()), ())
+    assert panel.about.text() == OF_IMAGES["CS"]
+    for name in SAMPLERS:
+        assert "class" not in OF_IMAGES[name] or "No class" in OF_IMAGES[name]
+
+
+def test_a_changed_coupled_row_stays_coupled(of_encoder: SamplerPanel) -> None:
+    choose(of_encoder.preset, "MaxEnt")
+    type_number(of_encoder.noise, "0.05")
+    assert of_encoder.sampler == msgspec.structs.replace(SAMPLERS["MaxEnt"], noise=0.05)
+
+
+def test_draws_bring_the_row_that_spreads(of_encoder: SamplerPanel) -> None:
+    choose(of_encoder.start, "overall")
+    assert of_encoder.sampler == SAMPLERS["MaxEnt"]
+    choose(of_encoder.start, "image")
+    assert of_encoder.sampler == SAMPLERS["CS"]
+
+
+def test_the_class_of_a_gaussian(qtbot, of_encoder: SamplerPanel) -> None:
+    assert not of_encoder.gaussian.isVisible()
+    choose(of_encoder.start, "gaussian")
+    assert of_encoder.gaussian.isVisible()
+    assert of_encoder.gaussian_class == ""
+    with qtbot.waitSignal(of_encoder.chains_changed):
+        choose(of_encoder.gaussian, "cat")
+    assert of_encoder.gaussian_class == "cat"
+    choose(of_encoder.start, "overall")
+    assert not of_encoder.gaussian.isVisible()
+
+
+def test_how_images_are_compared(qtbot, of_encoder: SamplerPanel) -> None:
+    reference = of_encoder.reference
+    assert not reference.temperature.isVisible()
+    QTest.mouseClick(reference.fold, Qt.MouseButton.LeftButton)
+    assert reference.temperature.isVisible()
+    with qtbot.waitSignal(of_encoder.chains_changed):
+        type_number(reference.temperature, "0.2")
+    with qtbot.waitSignal(of_encoder.chains_changed):
+        QTest.mouseClick(reference.cosine, Qt.MouseButton.LeftButton, pos=QPoint(8, reference.cosine.height() // 2))
+    assert (reference.cosine.isChecked(), reference.temperature.value) == (False, 0.2)
+
+
 # Chains --------------------------------------------------------------------------------------------------------------
 
 
@@ -310,11 +410,11 @@ def test_a_preset_that_was_tuned_is_left_alone(panel: SamplerPanel) -> None:
 
 def test_class_gaussians_only_where_there_are_some(panel: SamplerPanel) -> None:
     choose(panel.start, "gaussian")
-    panel.show_checkpoint(checkpoint(("cat", "dog")), False)
+    panel.show_checkpoint(checkpoint(("cat", "dog")), ())
     assert panel.start_kind == "image"
     QTest.keyClick(panel.start, Qt.Key.Key_Down)
     assert panel.start_kind == "noise"  # the Gaussians are passed over
-    panel.show_checkpoint(checkpoint(CIFAR), True)
+    panel.show_checkpoint(checkpoint(CIFAR), CIFAR)
     choose(panel.start, "gaussian")
 
 
@@ -322,14 +422,14 @@ def test_a_replay_buffer_is_offered_where_there_is_one(panel: SamplerPanel) -> N
     kinds = [panel.start.itemData(i) for i in range(panel.start.count())]
     energy_based = msgspec.structs.replace(checkpoint(CIFAR), replay=10_000)
     for _ in range(2):
-        panel.show_checkpoint(energy_based, True)
+        panel.show_checkpoint(energy_based, CIFAR)
     assert [panel.start.itemData(i) for i in range(panel.start.count())] == [*kinds, "replay"]
     assert "10,000 images" in panel.start.itemData(len(kinds), Qt.ItemDataRole.ToolTipRole)
     choose(panel.start, "replay")
     assert panel.sampler == SAMPLERS[FROM_DRAWS]
-    panel.show_checkpoint(energy_based, False)
+    panel.show_checkpoint(energy_based, ())
     assert panel.start_kind == "replay"
-    panel.show_checkpoint(checkpoint(CIFAR), True)
+    panel.show_checkpoint(checkpoint(CIFAR), CIFAR)
     assert panel.start_kind == "image"
     assert [panel.start.itemData(i) for i in range(panel.start.count())] == kinds
 

@@ -88,7 +88,7 @@ def test_what_acts_on_the_run_in_sight_does_so_only_where_it_is(window: MainWind
         window.evolution.views,
     )
     assert all(act.isEnabled() for act in of_evolution)
-    for index, stage in ((index, window.stage_at(index)) for index in range(1, 6)):
+    for index, stage in ((index, window.stage_at(index)) for index in range(1, window.tabs.count())):
         window.tabs.setCurrentIndex(index)
         assert not any(act.isEnabled() for act in of_evolution), stage.title
         assert acts.loop.isEnabled() == stage.has_steps
@@ -102,7 +102,7 @@ def test_the_evolution_is_not_played_behind_another_view(window: MainWindow) -> 
     assert not window.timeline.loop.isChecked()
 
 
-@pytest.mark.parametrize("index", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("index", [1, 2, 3, 4, 5, 6, 7])
 def test_what_goes_wrong_is_told_where_it_is_seen(window: MainWindow, wait: Wait, tmp_path: Path, index: int) -> None:
     window.tabs.setCurrentIndex(index)
     notice = window.stage.panel.notice

@@ -12,7 +12,7 @@ import torch
 from PySide6.QtCore import QSettings, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QFileDialog
-from windows import Wait, discard
+from windows import Wait, discard, press
 
 from cem_core import bundle
 from cem_core.probes.requests import MODELS
@@ -155,9 +155,16 @@ def test_an_encoder_has_no_classes_to_compare_by(
     kept = {key: value for key, value in tiny.weights().items() if not key.startswith("linear")}
     torch.save(kept, path)
     compared.choose(1, str(path))
-    wait(lambda: said(window))
-    assert "is an encoder: it has no classes to compare by." in said(window)
-    assert compared.references == (PAIR[0],)
+    wait(lambda: compared.ready and compared.references == (PAIR[0], str(path)))
+    assert "encoder.pt is an encoder, with features but no classes: choose a head" in compared.classless
+    for index, view in ((2, window.smallest), (3, window.accuracy), (4, window.energies)):
+        window.tabs.setCurrentIndex(index)
+        assert not view.can_run
+        press(Qt.Key.Key_Space)
+        assert not view.busy
+    compared.choose(1, PAIR[1])
+    wait(lambda: compared.ready and not compared.classless)
+    assert all(view.can_run for view in (window.smallest, window.accuracy, window.energies))
 
 
 def test_one_that_was_replaced_on_its_way_is_not_taken(

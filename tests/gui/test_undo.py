@@ -82,7 +82,7 @@ def test_targets_start_count_and_seed(window: MainWindow, wait: Wait) -> None:
     window.sampler.count.setValue(2)
     window.sampler.seed.setValue(7)
     choose(window.sampler.start, "noise")
-    for name in ("start", "start", "seed", "number of chains"):  # the keyboard came by the Gaussians
+    for name in ("start", "start", "start", "seed", "number of chains"):  # the keyboard came by the Gaussians
         assert said(window) == f"Undo {name}"
         undo(window)
     assert window.sampler.start_kind == "image"
@@ -153,7 +153,7 @@ def test_undo_changes_a_run_as_a_hand_would(window: MainWindow, wait: Wait, tmp_
 def test_the_target_of_one_chain(window: MainWindow, wait: Wait) -> None:
     label = window.player.session.start.labels[0]
     other = (label + 1) % len(bundle_classes(window))
-    window.setup.set_target(0, other)
+    window.setup.set_target(0, other, window.player.session.start)
     wait(lambda: at_start(window) and window.player.session.start.labels[0] == other)
     assert said(window) == "Undo target of a chain"
     undo(window)
