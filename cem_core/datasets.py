@@ -133,11 +133,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def root(self) -> Path:
+        """The folder of the class folders; of an archive, no path that exists."""
+        return self.path / self.top
+
     def empty(self) -> list[str]:
         """Folders beside those of the classes, without images; none in archives, of which only images are known."""
         if not _is_folder(self.path):
             return []
-        folders = {entry.name for entry in (self.path / self.top).iterdir() if entry.is_dir()} - set(self.classes)
+        folders = {entry.name for entry in self.root.iterdir() if entry.is_dir()} - set(self.classes)
         return sorted(name for name in folders if not name.startswith((".", "__")))
 
     def take(self, first: int | None = None, every: int = 1) -> Dataset:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cem_core import bundle, checkpoints, writing
+from cem_core.checkpoints.heads import NONE, OWN
 from cem_core.datasets import Indices, open_labelled
 from cem_core.messages import Refused
 from cem_core.probes.requests import Data, Subject
@@ -91,14 +92,19 @@ def fit_head(subject: Subject, data: Data, out: Path | None = None) -> Iterator[
         Refused: it is no encoder, the data cannot be used or have fewer than two classes, features are no numbers, or
             the file cannot be written.
     """
-    model, checkpoint = checkpoints.load(subject.reference, subject.device, subject.precision, subject.choices)
-    if checkpoint.classes or "own" in getattr(checkpoint.fact("head"), "options", ()):
+    choices = {**subject.choices, "head": NONE}  # whatever head was chosen for it before
+    model, checkpoint = checkpoints.load(subject.reference, subject.device, subject.precision, choices)
+    if OWN in getattr(checkpoint.fact("head"), "options", ()):
         raise Refused(f"{checkpoint.name} has a head of its own: heads are fitted for encoders, which have none.")
     encoder = Path(checkpoint.path)
     place = encoder.with_name(encoder.stem + bundle.HEAD) if out is None else out.expanduser()
     if place.resolve() == encoder.resolve():
         raise Refused(f"{place.name} is the encoder itself: choose another name.")
+    if not place.parent.is_dir() or place.is_dir():  # rather now than after an hour
+        raise Refused(f"{place} cannot be written: choose a file in a folder that there is.")
     labelled = open_labelled(data)
+    if len(labelled.classes) < 2:
+        raise Refused(f"{labelled.name} has one class, {labelled.classes[0]}: a head needs two or more to tell apart.")
     total, opened = len(labelled), Opened(model, checkpoint)
     found: dict[int, Tensor] = {}
     kept: dict[int, Indices] = {}
@@ -127,8 +133,6 @@ def fit_head(subject: Subject, data: Data, out: Path | None = None) -> Iterator[
     counts = torch.bincount(labels, minlength=len(labelled.classes))
     if missing := [name for name, count in zip(labelled.classes, counts.tolist(), strict=True) if not count]:
         raise Refused(f"There is no image of {missing[0]} in {labelled.name}: a head needs some of each class.")
-    if len(labelled.classes) < 2:
-        raise Refused(f"{labelled.name} has one class, {labelled.classes[0]}: a head needs two or more to tell apart.")
     if not bool(features.isfinite().all()):
         raise Refused(f"Features of {checkpoint.name} are no finite numbers: its weights are broken.")
     weight, bias = fit(features, labels, len(labelled.classes))
@@ -145,7 +149,7 @@ def fit_head(subject: Subject, data: Data, out: Path | None = None) -> Iterator[
             },
         ),
     )
-    offered = checkpoints.inspect(subject.reference, subject.choices).heads
+    offered = checkpoints.inspect(subject.reference, choices).heads
     yield Fitted(
         path=str(place),
         classes=labelled.classes,

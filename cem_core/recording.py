@@ -370,7 +370,7 @@ def _checked(header: Header) -> Header:
     if not len(start.labels) == len(start.names) == len(start.notes) == chains:
         raise ValueError("not all is told of each chain")
     if not all(0 <= label < len(start.candidates) for label in start.labels):
-        raise ValueError("a target is no class of its model")
+        raise ValueError("a target is none of its classes or reference images")
     if not (1 <= start.checkpoint.channels <= 2**10 and 1 <= start.checkpoint.size <= 2**16) or header.thinned < 1:
         raise ValueError("a size is none")
     return header
@@ -416,7 +416,7 @@ def _read_table(folder: Path, header: Header, since: int = 0) -> Recorded:
         if not 0 <= count <= MAX_STEPS + 1 or not 0 <= classes <= 2**20:
             raise ValueError("there are too many steps or classes")
         if count and classes != len(header.start.candidates):
-            raise ValueError(f"it has {classes:,} logits a step for {len(header.start.candidates):,} classes")
+            raise ValueError(f"it has {classes:,} logits a step for {len(header.start.candidates):,} candidates")
         if (rows := table.execute("SELECT count(*) FROM step WHERE step >= ?", (since,)).fetchone()[0]) != (
             count * chains
         ):

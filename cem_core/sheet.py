@@ -14,7 +14,7 @@ from cem_core.images import Bytes
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Row: TypeAlias = tuple[str, str, str]
-"""Where a chain started, its target, and how far it came."""
+"""Where a chain started, its target, or nothing where it has none, and how far it came."""
 
 _PLAIN: Final = str.maketrans({"∇": "grad ", "∞": "inf", "ε": "eps", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->"})
 _LONGEST: Final = 200
@@ -49,8 +49,9 @@ def draw(title: str, rows: list[Row], columns: list[tuple[str, Bytes]]) -> Bytes
     for row, (start, target, result) in enumerate(rows):
         y = top + row * pitch_y
         pen.text((margin, y), start, _GREY, small)
-        _draw_arrow(pen, margin, y + line + 9 * unit // 8, unit)
-        pen.text((margin + indent, y + line), target, _INK, large)
+        if target:
+            _draw_arrow(pen, margin, y + line + 9 * unit // 8, unit)
+            pen.text((margin + indent, y + line), target, _INK, large)
         pen.text((margin, y + 2 * line), result, _GREY, small)
     return np.asarray(sheet)
 

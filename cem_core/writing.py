@@ -10,6 +10,8 @@ from typing import Final
 
 from cem_core.messages import Refused
 
+BESIDE: Final = ".cem-explorer-"
+"""What the folder begins with in which a file is written."""
 _LONGEST_RECORD: Final = 64 * 2**20
 """Bytes of a record that are read."""
 
@@ -23,7 +25,7 @@ def replace(path: Path, data: bytes) -> None:
     try:
         if not path.name or (path.exists() and not path.is_file()):
             raise Refused(f"{path} cannot be written, being no ordinary file: choose another name.")
-        with tempfile.TemporaryDirectory(prefix=".cem-explorer-", dir=path.parent) as beside:
+        with tempfile.TemporaryDirectory(prefix=BESIDE, dir=path.parent) as beside:
             made = Path(beside) / path.name
             made.write_bytes(data)  # with the usual permissions, which a temporary file has not
             made.replace(path)

@@ -62,6 +62,14 @@ def trained(paths: Iterable[str]) -> str:
     return ""
 
 
+def is_picture(data: QMimeData) -> bool:
+    """Whether it is for a view that takes images: checkpoints, recorded runs and trainings are for the window."""
+    paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
+    if not paths:
+        return data.hasImage()
+    return bool(sort(paths)[1]) and not recorded(paths) and not trained(paths)
+
+
 def sort(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     """Checkpoints by their first bytes or their suffix, and the rest, which is read as images.
 

@@ -10,17 +10,17 @@ import numpy as np
 from PySide6.QtCore import QObject, QSettings, Slot
 
 from cem_core.linking import Crossing, Round, lay_out
-from cem_core.messages import Floats, Refused, RunSpec, Sampler, Step
+from cem_core.messages import Floats, RunSpec, Sampler, Step
 from cem_core.presets import FROM_IMAGES, SAMPLERS
 from cem_core.probes.requests import Linked
 from cem_gui.lockstep import Lockstep
 from cem_gui.models import Models
-from cem_gui.panels.linked import LinkedPanel, shown
+from cem_gui.panels.linked import LinkedPanel
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.prober import LinkedRuns, Prober
 from cem_gui.setup import Setup
 from cem_gui.subjects import Subjects
-from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.image_grid import Bytes, to_bytes
 
 _VISITED: Final = "linked visited"
 
@@ -85,9 +85,9 @@ class LinkedStage(Lockstep):
         self.panel.gain_changed.connect(self._draw_step)
         self.panel.stepped.connect(self.go_to)
 
-    def restyle(self) -> None:
-        self.panel.restyle()
-        self.timeline.restyle()
+    @property
+    def status(self) -> str:
+        return "The open model has no classes" if self._runs is None and self._models.classless else super().status
 
     # ---- what is played ----------------------------------------------------------------------------------------------
 
@@ -103,14 +103,14 @@ class LinkedStage(Lockstep):
 
     @property
     def _hindrance(self) -> str:
+        if self._models.classless:
+            return f"Targets are classes of the model in the Evolution view. {self._models.classless}"
         return "" if self._subjects.ready and self._setup.settings is not None else "Opening the models …"
 
     def _request(self) -> Linked:
         return Linked(self._specs())
 
     def _specs(self) -> tuple[RunSpec, ...]:
-        if self._models.classless:
-            raise Refused(f"Targets are classes of the model in the Evolution view. {self._models.classless}")
         spec, checkpoint = self._setup.spec(), self._models.checkpoint
         assert checkpoint is not None
         spec = msgspec.structs.replace(spec, chains=spec.chains[: self.panel.count.value()])
@@ -160,10 +160,7 @@ class LinkedStage(Lockstep):
                 self.panel.columns[model].show_problem(problem)
             first = self._firsts[model]
             if session is not None and first is not None:
-                try:
-                    step = session[min(self._step, len(session) - 1)]
-                except OSError as error:
-                    self.panel.say(f"Step {self._step:,} could not be read back: {error.strerror or error}.")
+                if (step := self._at_cursor(session)) is None:
                     return
                 self.panel.show_step(model, session.start, step, first[self.panel.chosen])
         self._show_transfer()
@@ -192,13 +189,9 @@ class LinkedStage(Lockstep):
         column.show_curves(session.numbers, judged, chain, length)
         column.set_cursor(self._step)
 
-    def _draw_cursor(self) -> None:
-        for column in self.panel.columns[: len(self._sessions)]:
-            column.set_cursor(self._step)
-
     def _frame(self, step: Step) -> Bytes:
         chain = self.panel.chosen
-        return np.asarray(shown(step.pixels[chain : chain + 1])[0])
+        return to_bytes(step.pixels[chain])
 
     @Slot(int)
     def _chain_selected(self, chain: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
 from PySide6.QtCore import QObject, QSettings, QTimer, Signal, Slot
@@ -27,8 +28,18 @@ _CURVE_TICKS: Final = 4
 Gait = Literal["running", "paused", "ended"]
 
 
+class _Column(Protocol):
+    def set_cursor(self, step: int) -> None: ...
+
+
 class _Panel(Protocol):
     notice: Notice
+
+    @property
+    def columns(self) -> Sequence[_Column]:
+        """One a model; perhaps more, which are not in use."""
+
+    def restyle(self) -> None: ...
 
     def show_empty(self, text: str) -> None: ...
 
@@ -124,9 +135,6 @@ class Lockstep(Stage):
     def _draw_curves(self, model: int) -> None:
         raise NotImplementedError
 
-    def _draw_cursor(self) -> None:
-        raise NotImplementedError
-
     def _frame(self, step: Step) -> Bytes:
         """The picture of a step in the time line."""
         raise NotImplementedError
@@ -141,7 +149,7 @@ class Lockstep(Stage):
 
     @property
     def can_run(self) -> bool:
-        return not self._hindrance
+        return self._under_way or not self._hindrance
 
     @property
     def busy(self) -> bool:
@@ -190,6 +198,10 @@ class Lockstep(Stage):
 
     def say(self, sentence: str) -> None:
         self._plain.notice.say(sentence)
+
+    def restyle(self) -> None:
+        self._plain.restyle()
+        self.timeline.restyle()
 
     @Slot()
     def run_or_pause(self) -> None:
@@ -286,8 +298,9 @@ class Lockstep(Stage):
         """New runs with what is set, once the models are open."""
         self._settling.stop()
         self._drop()
-        if not self.can_run:
-            self._show_hindrance()
+        if hindrance := self._hindrance:
+            self._tell(hindrance)
+            self.changed.emit()
             return
         self._made_of, self._made_with = (self._wanted, self._wanted_row), self._subjects.subjects
         try:
@@ -299,6 +312,7 @@ class Lockstep(Stage):
             self._job = Job(request, Controls(self._row, gait))
             self._prober.begin(self._job)
             self._go(gait)
+            self._show_hindrance()
 
     def _drop(self) -> None:
         """End what is played and hear no more of it."""
@@ -353,7 +367,8 @@ class Lockstep(Stage):
 
     def _show_hindrance(self) -> None:
         if self._runs is None:
-            self._plain.show_empty(self._hindrance)
+            self._plain.show_empty(self._hindrance or "Beginning …")
+            self.timeline.clear()
         self.changed.emit()
 
     # ---- news from the runs ------------------------------------------------------------------------------------------
@@ -427,8 +442,17 @@ class Lockstep(Stage):
         self._show_cursor()
 
     def _show_cursor(self) -> None:
-        self._draw_cursor()
+        for column in self._plain.columns[: len(self._sessions)]:
+            column.set_cursor(self._step)
         self.timeline.show_recorded(self.last_step + 1, self._step)
+
+    def _at_cursor(self, session: Session) -> Step | None:
+        """What is to be seen of a run, or where it ended before; None, and a message: it cannot be read back."""
+        try:
+            return session[min(self._step, len(session) - 1)]
+        except OSError as error:
+            self.say(f"Step {self._step:,} could not be read back: {error.strerror or error}.")
+            return None
 
     def _thumbnail(self, step: int) -> Bytes | None:
         """Of the first run that has come so far."""

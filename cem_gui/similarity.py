@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,7 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QFileDialog
 
 from cem_core import bundle, images
-from cem_core.images import hwc, to_uint8
-from cem_core.messages import Chain, Checkpoint, Floats, ImageStart, Reference, Refused, RunSpec, Sampler, Step
+from cem_core.messages import Chain, Checkpoint, ImageStart, Reference, Refused, RunSpec, Sampler, Step
 from cem_core.probes.requests import Linked, Subject
 from cem_gui import intake
 from cem_gui.files import Files
@@ -25,7 +25,8 @@ from cem_gui.panels.similarity import HINT, LETTERS, SimilarityPanel
 from cem_gui.panels.timeline import TimelinePanel
 from cem_gui.prober import Prober
 from cem_gui.subjects import Subjects
-from cem_gui.widgets.image_grid import Bytes, to_image
+from cem_gui.widgets.figures import figure
+from cem_gui.widgets.image_grid import Bytes, to_bytes, to_image
 from cem_gui.widgets.nearest import MOST, Near
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class SimilarityStage(Lockstep):
         """Of the runs that are shown: picture and name of each."""
         self._entered = False
         panel = self.panel
-        panel.takes = _is_picture
+        panel.takes = intake.is_picture
         panel.setFocusProxy(timeline.strip)
         self._looked_at.connect(self._take)
         panel.stepped.connect(self.go_to)
@@ -104,14 +105,10 @@ class SimilarityStage(Lockstep):
         super().enter()
         self._show_images()
 
-    def restyle(self) -> None:
-        self.panel.restyle()
-        self.timeline.restyle()
-
     @Slot(object, int)
     def take(self, data: QMimeData, index: int = -1) -> bool:
         """Images that were dropped or pasted: for A (0), for B (1), or wherever there is room."""
-        if not _is_picture(data):
+        if not intake.is_picture(data):
             return False
         try:
             self._look_at(intake.sort(intake.paths_of(data))[1], index)
@@ -176,7 +173,8 @@ class SimilarityStage(Lockstep):
     def _read(self, index: int, path: str, kind: tuple[int, int]) -> None:
         """On the file thread."""
         try:
-            picture = _bytes(images.prepare(path, *kind).pixels)
+            picture = to_bytes(images.prepare(path, *kind).pixels)
+            _samples(*kind)
         except Refused as refused:
             self._looked_at.emit(index, path, None, str(refused))
         except Exception as error:
@@ -205,6 +203,7 @@ class SimilarityStage(Lockstep):
         self._show_images()
         if all(self._paths):
             self._renew()
+            self._show_hindrance()
         else:
             self._settling.stop()
             self._forget()
@@ -260,8 +259,9 @@ class SimilarityStage(Lockstep):
 
     def _pictured(self, paths: Sequence[str]) -> list[tuple[QImage, str]]:
         pictures = [to_image(picture) for picture in self._seen if picture is not None]
-        samples = [to_image(_bytes(images.prepare(path, *self._takes).pixels)) for path in paths[len(LETTERS) :]]
-        return list(zip([*pictures, *samples], [*LETTERS, *(Path(path).stem for path in paths[2:])], strict=True))
+        samples = _samples(*self._takes)
+        others = [(samples[path], Path(path).stem) for path in paths[len(LETTERS) :]]
+        return [*zip(pictures, LETTERS, strict=True), *others]
 
     @Slot()
     def _subjects_changed(self) -> None:
@@ -300,17 +300,14 @@ class SimilarityStage(Lockstep):
                 column.show_problem(problem)
             if session is None or not len(session):
                 continue
-            try:
-                step = session[min(self._step, len(session) - 1)]
-            except OSError as error:
-                self.panel.say(f"Step {self._step:,} could not be read back: {error.strerror or error}.")
+            if (step := self._at_cursor(session)) is None:
                 return
             f = step.logits[0]
             column.show_step(self._frame(step), [self._near(k, f[k]) for k in np.argsort(-f)[:MOST]])
 
     def _near(self, index: int, f: float) -> Near:
         picture, name = self._references[index]
-        return Near(picture, name, f"{f:.2f}")
+        return Near(picture, name, figure(f))
 
     def _draw_curves(self, model: int) -> None:
         session, column = self._sessions[model], self.panel.columns[model]
@@ -318,30 +315,20 @@ class SimilarityStage(Lockstep):
             column.show_curves(session.numbers, max(self._length, self.last_step))
             column.set_cursor(self._step)
 
-    def _draw_cursor(self) -> None:
-        for column in self.panel.columns[: len(self._sessions)]:
-            column.set_cursor(self._step)
-
     def _frame(self, step: Step) -> Bytes:
-        return _bytes(step.pixels[0])
+        return to_bytes(step.pixels[0])
+
+
+@cache
+def _samples(size: int, channels: int) -> dict[str, QImage]:
+    """By their paths, as such models take them. Read once, on the file thread."""
+    samples = map(str, bundle.samples())
+    return {path: to_image(to_bytes(images.prepare(path, size, channels).pixels)) for path in samples}
 
 
 def _compared(checkpoint: Checkpoint) -> str:
     """What of a model is compared."""
-    return "Compares the features before its classes" if checkpoint.classes else f"{checkpoint.title} · its features"
-
-
-def _is_picture(data: QMimeData) -> bool:
-    """Checkpoints and recorded runs are for the window."""
-    paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
-    if not paths:
-        return data.hasImage()
-    return bool(intake.sort(paths)[1]) and not intake.recorded(paths)
-
-
-def _bytes(pixels: Floats) -> Bytes:
-    """(C, H, W) in [0,1] → (H, W, 3)."""
-    return np.asarray(hwc(to_uint8(pixels[None]))[0], np.uint8)
+    return "Features before its classes" if checkpoint.classes else f"{checkpoint.title} · its features"
 
 
 def _read(settings: QSettings) -> list[str]:

@@ -12,7 +12,6 @@ from PySide6.QtCore import QMimeData, QObject, QSettings, Signal, Slot
 from PySide6.QtWidgets import QFileDialog
 
 from cem_core import bundle, images
-from cem_core.images import Bytes, hwc, to_uint8
 from cem_core.messages import Checkpoint, Floats, Refused
 from cem_core.probes import smallest_report as report
 from cem_core.probes.classes import alike
@@ -26,6 +25,7 @@ from cem_gui.results import Results
 from cem_gui.sight import Sight
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
+from cem_gui.widgets.image_grid import Bytes, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class SmallestStage(Stage):
         panel = self.panel
         panel.image_chosen.connect(self._choose)
         panel.open_wanted.connect(self._ask)
-        panel.takes = _is_picture
+        panel.takes = intake.is_picture
         panel.dropped.connect(self._dropped)
         panel.run_wanted.connect(self.run_or_pause)
         panel.export_wanted.connect(self.export)
@@ -164,7 +164,7 @@ class SmallestStage(Stage):
             shows = bundle.sample_class(path)
             picture = images.prepare(path, _THUMB // 2)
             self._images.append(_Image(path.name, str(path), shows))
-            self.panel.add_image(shows, path.name, _bytes(picture.pixels))
+            self.panel.add_image(shows, path.name, to_bytes(picture.pixels))
         self._images.append(_Image("The image in sight", ""))
         self.panel.add_image("in sight", "", None)
         self.panel.choose_image(0)
@@ -185,7 +185,7 @@ class SmallestStage(Stage):
         if pixels is not None and session is not None:
             tip = f"{session.start.names[self._sight.chain]} at step {self._sight.step:,} of the run in sight"
         self._images[self._in_sight].note = tip
-        self.panel.change_image(self._in_sight, tip, None if pixels is None else _bytes(pixels))
+        self.panel.change_image(self._in_sight, tip, None if pixels is None else to_bytes(pixels))
         seen = (session and session.start.spec.id, self._sight.chain, self._sight.step)
         if self._chosen == self._in_sight and seen != self._seen:
             self._anew()
@@ -253,7 +253,7 @@ class SmallestStage(Stage):
             log.exception("reading %s failed", path)
             self._looked_at.emit(path, None, f"{Path(path).name} could not be read ({error}).")
         else:
-            self._looked_at.emit(path, _bytes(picture.pixels), "")
+            self._looked_at.emit(path, to_bytes(picture.pixels), "")
 
     @Slot(str, object, str)
     def _take(self, path: str, picture: Bytes | None, problem: str) -> None:
@@ -388,16 +388,3 @@ class SmallestStage(Stage):
         else:
             self._said = f"Exported to {folder}"
         self.changed.emit()
-
-
-def _is_picture(data: QMimeData) -> bool:
-    """Checkpoints, recorded runs and trainings are for the window."""
-    paths = [url.toLocalFile() for url in data.urls() if url.isLocalFile()]
-    if not paths:
-        return data.hasImage()
-    return bool(intake.sort(paths)[1]) and not intake.recorded(paths) and not intake.trained(paths)
-
-
-def _bytes(pixels: Floats) -> Bytes:
-    """(C, H, W) in [0,1] → (H, W, 3)."""
-    return np.asarray(hwc(to_uint8(pixels[None]))[0], np.uint8)

@@ -16,7 +16,6 @@ from PySide6.QtCore import QObject, QSettings, QTimer, Signal, Slot
 from PySide6.QtWidgets import QFileDialog
 
 from cem_core import bundle, images
-from cem_core.images import hwc, to_uint8
 from cem_core.linking import Round
 from cem_core.messages import Chain, Floats, ImageStart, Reference, Refused, RunSpec, RunStart, Sampler, Step
 from cem_core.presets import FROM_IMAGES, SAMPLERS
@@ -30,7 +29,8 @@ from cem_gui.panels.training import Choices, Told, TrainingPanel
 from cem_gui.pictures import Pictures
 from cem_gui.prober import Job, LinkedRuns, Prober
 from cem_gui.stages import Stage
-from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.figures import figure
+from cem_gui.widgets.image_grid import Bytes, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,6 @@ class TrainingStage(Stage):
     samples = False
     has_steps = False
 
-    shown = Signal()
-    """A training was opened: it wants to be seen."""
     model_opened = Signal()
     """An epoch is on its way to be the window's model."""
     _opened = Signal(object, object, str)
@@ -186,13 +184,14 @@ class TrainingStage(Stage):
     @Slot()
     def stop(self) -> None:
         """End the strip, what is there stays; with none under way, dismiss the notice."""
+        self._watching = False
         if self.busy:
-            self._watching = False
             self._let_go()
             self._show_strip()
             self.changed.emit()
         else:
             self.panel.notice.hide()
+            self.changed.emit()
 
     # ---- the folder --------------------------------------------------------------------------------------------------
 
@@ -261,7 +260,6 @@ class TrainingStage(Stage):
         self._remember([str(history.folder), *self._recent])
         self.panel.notice.hide()
         self._show_told()
-        self.shown.emit()
 
     @Slot(object, object, str)
     def _take(self, history: History, found: _Found | None, problem: str) -> None:
@@ -401,8 +399,8 @@ class TrainingStage(Stage):
                 session = answer.sessions[0]
                 if session is not None:
                     pixels = session[0].pixels
-                    self._starts[self._key[1], pixels.shape[-1]] = _bytes(pixels)
-                    self.panel.strip.show_starts(_bytes(pixels), _names(self._key[1]))
+                    self._starts[self._key[1], pixels.shape[-1]] = to_bytes(pixels)
+                    self.panel.strip.show_starts(to_bytes(pixels), _names(self._key[1]))
         session = self._runs.sessions[0] if self._runs is not None else None
         newest = next((answer for answer in reversed(answers) if isinstance(answer, Round)), None)
         if session is not None and newest is not None and isinstance(step := newest.messages[0], Step):
@@ -437,7 +435,7 @@ class TrainingStage(Stage):
         size = told.recipe.network.size
         if (choices, size) not in self._starts and choices.starts and _SAMPLES.issuperset(choices.starts):
             self._starts[choices, size] = np.concatenate(
-                [_bytes(images.prepare(path, size).pixels[None]) for path in choices.starts]
+                [to_bytes(images.prepare(path, size).pixels[None]) for path in choices.starts]
             )
         strip.show_starts(self._starts.get((choices, size)), _names(choices))
         for epoch in self._columns(told):
@@ -455,11 +453,12 @@ class TrainingStage(Stage):
         encodes = self._told_last is not None and self._told_last.encodes
         target, measure = (Path(choices.target).stem, "cos") if encodes else (choices.target, "p")
         tips = [
-            f"Epoch {epoch}: {name} towards {target} came to {measure} {reached:.3f} at distance {distance:.2f}"
+            f"Epoch {epoch}: {name} towards {target} came to {measure} {figure(reached, '.3f')} "
+            f"at distance {distance:.2f}"
             for name, reached, distance in zip(_names(choices), frame.reached, frame.distance, strict=True)
         ]
-        captions = [f"{measure} {reached:.2f}" for reached in frame.reached]
-        self.panel.strip.show_images(epoch, _bytes(frame.pixels), captions, tips)
+        captions = [f"{measure} {figure(reached)}" for reached in frame.reached]
+        self.panel.strip.show_images(epoch, to_bytes(frame.pixels), captions, tips)
 
     @Slot()
     def _show_run(self) -> None:
@@ -525,8 +524,3 @@ def _seen(folder: Path) -> tuple[int, int] | None:
 
 def _names(choices: Choices) -> list[str]:
     return [Path(start).stem for start in choices.starts]
-
-
-def _bytes(pixels: Floats) -> Bytes:
-    """(B, C, H, W) in [0,1] → (B, H, W, 3)."""
-    return np.asarray(hwc(to_uint8(pixels)), np.uint8)

@@ -41,6 +41,7 @@ from cem_gui.image_menu import ImageMenu
 from cem_gui.landscape import LandscapeStage
 from cem_gui.lens import Lens
 from cem_gui.linked import LinkedStage
+from cem_gui.lockstep import Lockstep
 from cem_gui.models import Models
 from cem_gui.panels.curves import CurvesPanel
 from cem_gui.panels.evolution import EvolutionPanel
@@ -293,8 +294,6 @@ class MainWindow(QMainWindow):
     @cached_property
     def linked(self) -> LinkedStage:
         stage = LinkedStage(self.prober, self.subjects, self.setup, self.models, self.settings, self)
-        stage.recorded.connect(self.runs.start)
-        stage.export_wanted.connect(self._export_linked)
         self.pictures.taken.connect(stage.renew)
         return self._add(stage)
 
@@ -317,22 +316,21 @@ class MainWindow(QMainWindow):
     @cached_property
     def training(self) -> TrainingStage:
         stage = TrainingStage(self.prober, self.models, self.pictures, self.filing.files, self.settings, self)
-        stage.shown.connect(self._show_training)
         stage.model_opened.connect(self._show_evolution)
         return self._add(stage)
 
     @cached_property
     def similarity(self) -> SimilarityStage:
-        stage = SimilarityStage(self.prober, self.subjects, self.filing.files, self.settings, self)
-        stage.recorded.connect(self.runs.start)
-        stage.export_wanted.connect(self._export_linked)
-        return self._add(stage)
+        return self._add(SimilarityStage(self.prober, self.subjects, self.filing.files, self.settings, self))
 
     def _add(self, stage: _Made) -> _Made:
         self._made.append(stage)
         self.views.addWidget(stage.panel)
         keep_space(stage.panel)
         stage.changed.connect(self._show_gait)
+        if isinstance(stage, Lockstep):
+            stage.recorded.connect(self.runs.start)
+            stage.export_wanted.connect(self._export_linked)
         return stage
 
     def stage_at(self, index: int) -> Stage | None:
@@ -628,7 +626,7 @@ class MainWindow(QMainWindow):
         self.acts.export.setEnabled(something and not self.exporter.busy)
         keys = "Space runs or pauses  ·  . one step  ·  Esc stops  ·  drop images or checkpoints anywhere"
         if self.stage is not None and not self.stage.has_steps:
-            keys = f"Space: {self.stage.run_text.replace('&', '').lower()}"
+            keys = f"Space: {self.stage.run_text.replace('&', '').lower()}" if can_run else ""
         self.hints.setText(keys)
         self.hints.setVisible(not self.exporter.busy and self.runs.row.isHidden())
         self._enable()
@@ -739,7 +737,7 @@ class MainWindow(QMainWindow):
         self.curves.restyle()
         self.timeline.restyle()
         self.recorded.restyle()
-        self.sampler.reference.restyle()
+        self.sampler.restyle()
         for stage in self._made:
             stage.restyle()
         self._show_gait()

@@ -23,8 +23,8 @@ from cem_core.models import Network, Plan
 _HEAD_NAMES: Final = ("linear", "fc", "classifier", "head", "linear_classifier", "linear_layer", "lin")
 _HEAD_FILE: Final = re.compile(r"linear|classifier|head|(?:^|[_.-])fc(?![a-z])", re.IGNORECASE)
 _LARGEST_HEAD: Final = 64 * 2**20
-_NO_HEAD: Final = "none"
-_OWN_HEAD: Final = "own"
+NONE: Final = "none"
+OWN: Final = "own"
 
 
 def without_blank_head(found: Found, tensors: Tensors) -> str | None:
@@ -41,26 +41,28 @@ def with_head(
     path: Path, found: Found, plan: Plan, tensors: Tensors, why: str
 ) -> tuple[Plan, tuple[Fact, ...], tuple[str, ...], Mapping[str, str]]:
     """For an encoder: the plan with the head that was chosen or lies in the file, the fact, heads beside the file, and
-    what the chosen one says of itself, such as its classes. A classifier may be chosen to be an encoder.
+    what the chosen one says of its classes and its encoder. A classifier may be chosen to be an encoder.
 
     The head's tensors are added under the keys that the family's own head would have, and one that is not wanted goes.
     """
     if plan.classes:
-        fact = found.evidence.settle("head", (_OWN_HEAD, _NO_HEAD), _OWN_HEAD, 1.0, "it is in the file")
-        if fact.value == _OWN_HEAD:
-            return plan, (msgspec.structs.replace(fact, source="file", why=""),), (), {}
+        fact = found.evidence.settle("head", (OWN, NONE), OWN, 1.0)
+        if fact.source == "guess":
+            fact = msgspec.structs.replace(fact, source="file")
+        if fact.value == OWN:
+            return plan, (fact,), (), {}
         for key in _keys_of_head(plan):
             tensors.pop(key, None)
         return _headless(plan), (fact, Fact("features", str(plan.features), "file")), (), {}
     inside = dict(_heads_beside(found, plan.features))
     files = {file.name: file for file in _head_files(path, plan.features)}
-    options = (_NO_HEAD, *inside, *files)
-    default = next(iter(inside), _NO_HEAD)
+    options = (NONE, *inside, *files)
+    default = next(iter(inside), NONE)
     fact = found.evidence.settle("head", options, default, 0.8, why)
     if len(options) == 1:
-        fact = Fact("head", _NO_HEAD, "file", why=why)
+        fact = Fact("head", NONE, "file", why=why)
     offered = tuple(str(file) for file in files.values())
-    if fact.value == _NO_HEAD:
+    if fact.value == NONE:
         return plan, (fact, Fact("features", str(plan.features), "file")), offered, {}
     said: Mapping[str, str] = {}
     if fact.value in inside:
@@ -68,7 +70,7 @@ def with_head(
     else:
         contents = read(files[fact.value], sniff(files[fact.value]))
         weight, bias = next(iter(_heads(_everything(contents), plan.features, alone=True)))[1]
-        said = {key: value for key, value in contents.said.items() if key == "classes"}
+        said = {key: value for key, value in contents.said.items() if key in ("classes", "encoder_sha256")}
     for key in _projections(plan, tensors):
         del tensors[key]
     tensors[plan.key_of("head.weight")] = weight

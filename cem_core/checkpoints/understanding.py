@@ -77,7 +77,8 @@ def _state_dict(
     said, everything = found.evidence.said, found.candidate.everything
     plan, tensors, facts_of_head, offered, named = _with_head(path, found)
     said = {**said, **named}
-    normalisation, preprocessed = preprocessing.settle(plan, path.stem, said, choices, tensors, everything)
+    known = plan if plan.classes else found.plan  # a head that was taken away tells what the network was trained on
+    normalisation, preprocessed = preprocessing.settle(known, path.stem, said, choices, tensors, everything)
     replay = _replay(plan, everything)
     size, sized = _size(plan, said, choices, replay)
     network = _fit(path, plan, tensors)
@@ -92,7 +93,13 @@ def _state_dict(
         _report(path, digest, plan, facts, size, said, choices),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         ignored=(*unused, *contents.stood_in),
-        warnings=tuple(_warnings(strange, {key: tensors[key] for key in taken & tensors.keys()})),
+        warnings=tuple(
+            _warnings(
+                strange,
+                {key: tensors[key] for key in taken & tensors.keys()},
+                strange_head=named.get("encoder_sha256", digest) != digest,
+            )
+        ),
         heads=offered,
         replay=0 if replay is None else len(replay),
     )
@@ -123,9 +130,11 @@ def version(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _warnings(strange: list[str], used: Tensors) -> Iterator[str]:
+def _warnings(strange: list[str], used: Tensors, *, strange_head: bool) -> Iterator[str]:
     if strange:
         yield f"{_some(strange)} not used: this may be another network than it looks like."
+    if strange_head:
+        yield "Its head was fitted to the features of another file: if the weights differ, fit one anew."
     broken = (key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all())
     if key := next(broken, None):
         yield f"{key} holds NaN or infinity: its weights are broken, and no run will get far."
@@ -289,6 +298,8 @@ def _check_choices(choices: Mapping[str, str], checkpoint: Checkpoint) -> None:
     """Raises Refused for a choice that nothing asked for."""
     facts = {fact.what.replace(" ", "_"): fact for fact in checkpoint.facts}
     for key, value in choices.items():
+        if key == "class_names" and choices.get("head", "").casefold() == heads.NONE:
+            continue  # they wait until it has its head again
         fact = facts.get(key)
         if fact is None:
             known = ", ".join(key for key, fact in facts.items() if fact.options)

@@ -51,6 +51,10 @@ class _Group(click.Group):
             if isinstance(error, Refused):
                 raise click.ClickException(" ".join(str(error).split())) from error
             raise
+        except RuntimeError as error:
+            if "home directory" not in str(error):  # as pathlib says it
+                raise
+            raise click.ClickException("A path begins with ~ and a name that no user has: write it in full.") from error
         except OSError as error:
             if error.errno != errno.ENOSPC:  # click itself knows of closed pipes
                 raise

@@ -86,9 +86,14 @@ def link(
     spec = RunSpec("", "", sampler, chains, reference=batch)
     request = Linked(linking.lay_out(spec, first.classes, subjects))
     out = out.expanduser()
+    new = not out.exists()
     writing.claim(out, _RECORD, _MADE_BY)
-
-    sessions, crossings, problems = _played(request)
+    try:
+        sessions, crossings, problems = _played(request)
+    except Refused:
+        if new:
+            out.rmdir()
+        raise
     names = _apart([Path(checkpoint.path).stem for _, checkpoint in subjects])
     record = msgspec.to_builtins({"made_by": _MADE_BY, "runs": dict(zip(names, request.specs, strict=True))})
     writing.replace(out / _RECORD, msgspec.json.format(msgspec.json.encode(record)))
@@ -170,11 +175,13 @@ def _sheet(names: Sequence[str], sessions: Sequence[Session | None]) -> Bytes:
     start, last = begun[0].start, max(map(len, begun)) - 1
     shown = np.unique(np.linspace(0, last, _SHOWN).round().astype(int)).tolist()
     scale = -(-_SIDE // start.checkpoint.size)
-    target = plain(start.candidates[start.labels[0]]) or f"{start.labels[0]}"
+    aims = start.aims(0)
+    target = (plain(start.candidates[start.labels[0]]) or f"{start.labels[0]}") if aims else ""
     rows, columns = [], []
     for index in shown:
-        known = [f"{np.exp(s[index].log_p[0]):.2f}" if s and index < len(s) else "-" for s in sessions]
-        rows.append((f"step {index}", target, f"p {', '.join(known)}"))
+        steps = [s[index] if s and index < len(s) else None for s in sessions]
+        known = [f"{np.exp(s.log_p[0]) if aims else s.energy[0]:.2f}" if s else "-" for s in steps]
+        rows.append((f"step {index}", target, f"{'p' if aims else 'E(x)'} {', '.join(known)}"))
     for name, session in zip(names, sessions, strict=True):
         blank = np.ones_like(begun[0][0].pixels[0])
         pixels = [session[index].pixels[0] if session and index < len(session) else blank for index in shown]

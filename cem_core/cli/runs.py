@@ -111,6 +111,8 @@ def laid_out(
     images = not starts or isinstance(starts[0], ImageStart)
     usual = presets.default(encoder=reference is not None, images=images, target=bool(targets))
     sampler = _row(options, usual)
+    if sampler.coupled and reference is None:
+        raise Refused(f"{sampler.name} compares features, not classes: choose an encoder, or --assume head=none.")
     if count is None:
         count = max(1, len(starts)) * max(1, len(labels))
         if sampler.coupled and not images:
@@ -165,8 +167,9 @@ def _image_meant(target: str, batch: tuple[str, ...]) -> str:
     from cem_core.messages import Refused
 
     path = Path(target).expanduser().absolute()
-    if str(path) in batch or path.is_file():
-        return str(path)
+    with suppress(OSError):  # a name that is too long, a folder that may not be entered
+        if str(path) in batch or path.is_file():
+            return str(path)
     named = [image for image in batch if target in (Path(image).stem, Path(image).name)]
     if len(named) == 1:
         return named[0]
@@ -327,6 +330,8 @@ def _run(spec: RunSpec, options: dict[str, Any], before: RunFile | None = None) 
     def begin(start: RunStart) -> Session:
         if before is not None and start.checkpoint.sha256 != before.checkpoint.sha256:
             click.echo(f"Note: {start.checkpoint.name} is another file than that of the run.", err=True)
+        if before is not None and start.versions.get(runner.BATCH) != before.versions.get(runner.BATCH):
+            click.echo("Note: an image of the reference batch is another than that of the run.", err=True)
         if not recorded:
             return Session(start)
         return Session.record(folder or sessions.new_folder(start), start, budget=sessions.settings().memory)

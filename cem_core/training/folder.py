@@ -26,21 +26,30 @@ from cem_core.training.recipe import Recipe
 _PATIENCE: Final = 0.5
 """Seconds to wait for the lock: who only looks whether it is held, holds it for an instant."""
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class Folder:
     """The folder of a training that goes on here; made with the first word, so that bad input leaves no trace.
+
+    Args:
+        resume: go on with what it holds.
 
     Raises:
         Refused: another training lives there or goes on there, or it cannot be read.
     """
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, *, resume: bool) -> None:
         self.path = path
         self._recipe = recipe
         self._log: int | None = None
         self._at: tuple[int, float] | None = None
         self._lock = FileLock(path / LOCK, thread_local=False)
         try:
+            if not resume and (path / STATE).exists():
+                raise Refused(f"{path} holds a training already: resume that one, or choose another folder.")
+            if path.exists() and not path.is_dir():
+                raise Refused(f"{path} is a file: choose a folder.")
             if not (path / RECIPE).exists():
                 others = [name for name in (LOG, STATE, EPOCHS, f"{recipe.name}.safetensors") if (path / name).exists()]
                 if others:
@@ -100,6 +109,11 @@ class Folder:
             raise Refused(f"Another program trains in {self.path} just now: choose another folder.") from error
         except NotImplementedError as error:
             raise Refused(f"The disk of {self.path} knows no locks: choose a folder on another.") from error
+        half = f"{writing.BESIDE}*/*.safetensors"  # written when the program was killed
+        for file in (*self.path.glob(half), *self.path.glob(f"{EPOCHS}/{half}")):
+            with suppress(OSError):
+                file.unlink()
+                file.parent.rmdir()
 
     def _add(self, line: bytes) -> None:
         assert self._log is not None
@@ -113,10 +127,10 @@ class Folder:
             self._add(b"\n")
 
     def _full(self, name: str, error: OSError) -> Refused:
-        return Refused(
-            f"{self.path / name} cannot be written ({error.strerror or error}): make room. What was kept before is "
-            "whole, and can be resumed."
-        )
+        told = f"{self.path / name} cannot be written ({error.strerror or error})"
+        if error.errno in _NO_ROOM:
+            return Refused(f"{told}: make room. What was kept before is whole, and can be resumed.")
+        return Refused(f"{told}: choose another folder, or mend this one; what it held before is whole.")
 
 
 def _read(path: Path) -> Recipe | None:

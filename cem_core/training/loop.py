@@ -96,9 +96,7 @@ def train(
                 for _ in _train(recipe, None, go_on, place, those):
                     pass
             return
-        if not resume and (out / STATE).exists():
-            raise Refused(f"{out} holds a training already: resume that one, or choose another folder.")
-        folder = Folder(out, recipe)
+        folder = Folder(out, recipe, resume=resume)
         try:
             with _told():
                 for word in _train(recipe, folder, go_on, place, those):
@@ -127,7 +125,7 @@ def _train(
     recipe: Recipe, folder: Folder | None, go_on: Callable[[], bool], place: torch.device, those: Ranks
 ) -> Iterator[Word]:
     """`folder` None: another process writes, and no word is said."""
-    training, held, classes = _data(recipe, place)
+    training, held, classes = _data(recipe, place, None if folder is None else folder.path)
     optimiser = recipe.optimiser
     if optimiser.batch % those.count or optimiser.batch < 2 * those.count:
         raise Refused(f"A batch of {optimiser.batch:,} cannot be shared by {those.count} processes: change either.")
@@ -216,12 +214,14 @@ def _random(seed: int, number: int, what: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, number * 4 + what], np.uint64)))
 
 
-def _data(recipe: Recipe, place: torch.device) -> tuple[_Images, _Images, tuple[str, ...]]:
-    """What is trained on, what is held out, and the classes."""
+def _data(recipe: Recipe, place: torch.device, out: Path | None) -> tuple[_Images, _Images, tuple[str, ...]]:
+    """What is trained on, what is held out, and the classes. `out` is written to, and must not become one of them."""
     wanted = recipe.data
     dataset = open_labelled(Data(wanted.path, wanted.split))
     if isinstance(dataset, Arrays) and wanted.split is None:
         raise Refused(f'{wanted.path} is a dataset of torchvision: say split = "train", or what else to train on.')
+    if out is not None and isinstance(dataset, Dataset) and out.resolve().is_relative_to(dataset.root.resolve()):
+        raise Refused(f"{out} lies among the classes of {wanted.path}: choose a folder elsewhere to write to.")
     if isinstance(dataset, Dataset) and (empty := dataset.empty()):
         raise Refused(f"{empty[0]} in {wanted.path} has no images: add some, or take the folder away.")
     labels, count = dataset.labels, len(dataset.classes)

@@ -110,7 +110,7 @@ def ranks(place: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """Who this process is, and the device that is its own.
 
     Raises:
-        Refused: there are more processes than devices.
+        Refused: there are more processes than devices, or another one has ended before its time.
     """
     if not _several():
         yield Ranks(), place
@@ -124,6 +124,10 @@ def ranks(place: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size()), place
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise Refused("Another of the processes has ended, and has said why: this one ends, too.") from error
     finally:
         distributed.destroy_process_group()
 

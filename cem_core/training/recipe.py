@@ -39,7 +39,7 @@ class Attack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        _within("eps", self.eps, 0, 10_000 if self.norm == "l2" else 1, above=True)
+        _within("eps", self.eps, 0, 1000 if self.norm == "l2" else 1, above=True)
         _within("steps", self.steps, 1, 1000)
         if self.step_size is not None:
             _within("step_size", self.step_size, 0, 10_000, above=True)
@@ -133,6 +133,8 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pixels by which an image is shifted at most, over its own mirrored edge."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise Refused("The path of the data is empty: say where they are.")
         _within("held", self.held, 0, 1_000_000)
         _within("crop", self.crop, 0, 64)
 
@@ -216,10 +218,11 @@ def read(path: Path) -> Recipe:
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
     try:
-        recipe = msgspec.toml.decode(text, type=Recipe)
+        recipe = msgspec.toml.decode(text.decode("utf-8-sig"), type=Recipe)  # some editors begin with a mark
     except msgspec.ValidationError as error:
-        said = str(error.__cause__ if isinstance(error.__cause__, Refused) else error)
-        raise Refused(f"{path.name}: {said.rstrip('.')}.") from error
+        ours = isinstance(error.__cause__, Refused)
+        said = str(error.__cause__) if ours else f"{error}; docs/training.md lists all keys and their values."
+        raise Refused(f"{path.name}: {said}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is not TOML: {str(error).splitlines()[0].rstrip('.')}.") from error
     where = recipe.data.path if recipe.data.path.startswith("~") else str(path.parent / recipe.data.path)

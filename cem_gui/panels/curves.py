@@ -31,6 +31,8 @@ _SHOWN_ON: Final[tuple[tuple[Kind, ...], ...]] = (
 """Which plot shows what happened."""
 _NOTHING: Final = np.full((1, 1), np.nan, np.float32)
 _Series: TypeAlias = dict[str, tuple[str, Floats]]
+_NAME: Final = 12
+"""Letters of a name, where there are many."""
 _COLOURS: Final = ("accent", "blue", "orange", "red", "muted")
 
 
@@ -219,7 +221,11 @@ class CurvesPanel(QWidget):
             return {f"log p({name}|x)": ("accent", numbers.log_p[:, chain])}
         p = _of_classes(numbers, chain) if start.checkpoint.classes else start.likeness(numbers.logits[:, chain])
         likely = np.argsort(-p[-1])[: len(_COLOURS)]
-        return {_short(names[k], 10): (_COLOURS[i], p[:, k]) for i, k in enumerate(likely)}
+        shown = [_short(names[k], _NAME) for k in likely]
+        series: _Series = {}
+        for i, (k, name) in enumerate(zip(likely, shown, strict=True)):
+            series[name if shown.count(name) == 1 else f"{name} ({k + 1})"] = _COLOURS[i], p[:, k]
+        return series
 
 
 def _of_classes(numbers: Numbers, chain: int) -> Floats:
@@ -235,8 +241,8 @@ def _padded(values: Floats, steps: int) -> Floats:
 
 
 def _short(name: str, most: int = 18) -> str:
-    """A class name that fits beside others in a legend."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """A name that fits beside others in a legend: both of its ends, as those of images are often numbered."""
+    return name if len(name) <= most else f"{name[: most - most // 3 - 1].rstrip()}…{name[-(most // 3) :].lstrip()}"
 
 
 def _choice(name: str, texts: tuple[str, ...]) -> QComboBox:

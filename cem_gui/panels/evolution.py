@@ -20,11 +20,11 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import images
-from cem_core.images import hwc
 from cem_core.messages import Floats, RunStart, Step
 from cem_gui import theme
 from cem_gui.widgets.elided import Elided
-from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_image
+from cem_gui.widgets.figures import figure
+from cem_gui.widgets.image_grid import Bytes, Caption, ImageGrid, to_bytes, to_image
 from cem_gui.widgets.large_image import LargeImage
 from cem_gui.widgets.notice import Notice
 
@@ -169,7 +169,8 @@ class EvolutionPanel(QWidget):
     def show_start(self, start: RunStart, first: Step) -> None:
         """A run: its chains, as they begin."""
         self._start, self._first, self._origin, self._maps = start, first.pixels, first, None
-        self.grid.set_starts(self._shown(first.pixels))
+        self.grid.measure = "p" if start.checkpoint.classes else start.measure
+        self.grid.set_starts(to_bytes(first.pixels))
         self.show_step(first)
         if self.stack.currentWidget() is self.empty:
             self.stack.setCurrentWidget(self.grid)
@@ -232,7 +233,7 @@ class EvolutionPanel(QWidget):
 
     def thumbnail(self, step: Step, chain: int) -> Bytes:
         """(H, W, 3)."""
-        return np.asarray(self._shown(step.pixels[chain : chain + 1])[0])
+        return to_bytes(step.pixels[chain])
 
     @Slot()
     def _take_offer_of_notice(self) -> None:
@@ -241,10 +242,6 @@ class EvolutionPanel(QWidget):
             self.interrupted_wanted.emit()
         else:
             self.details_wanted.emit()
-
-    @staticmethod
-    def _shown(pixels: Floats) -> Bytes:
-        return np.asarray(hwc(images.to_uint8(pixels)), np.uint8)
 
     def _view_chosen(self, action: QAction) -> None:
         self.view = action.data()
@@ -273,7 +270,7 @@ class EvolutionPanel(QWidget):
             return maps
         if self.view == "difference":
             return images.difference(pixels, first, self.gain.currentData())
-        return self._shown(first if self.view == "original" else pixels)
+        return to_bytes(first if self.view == "original" else pixels)
 
     @property
     def _part(self) -> Floats | None:
@@ -300,8 +297,8 @@ class EvolutionPanel(QWidget):
             value = float(p)
             if not classes:
                 value = float(start.likeness(step.logits[i])[label if start.aims(i) else seen[i]])
-                tip += f"\n{start.measure} to {names[label if start.aims(i) else seen[i]]}: {value:.3f}"
-            captions.append(Caption(title, f"{value:.2f}", min(max(value, 0.0), 1.0), tip, bool(strays)))
+                tip += f"\n{start.measure} to {names[label if start.aims(i) else seen[i]]}: {figure(value, '.3f')}"
+            captions.append(Caption(title, figure(value), min(max(value, 0.0), 1.0), tip, bool(strays)))
         return captions
 
     def _strays(self, step: Step, chain: int, label: int) -> bool:
@@ -323,7 +320,7 @@ class EvolutionPanel(QWidget):
         bars = [(names[k], float(shares[k]), bool(k == label)) for k in order]
         what = "What the model sees" if start.checkpoint.classes else f"Most similar: {start.measure}"
         picture = self._pictures(step.pixels, first, chain)[0]
-        self.large.show_image(to_image(picture), to_image(self._shown(first[chain])[0]), bars, what)
+        self.large.show_image(to_image(picture), to_image(to_bytes(first[chain])[0]), bars, what)
 
     def _select(self, chain: int) -> None:
         self._write_about()
@@ -340,8 +337,10 @@ class EvolutionPanel(QWidget):
             return
         chain, note = self._start.spec.chains[self.chosen], self._start.notes[self.chosen]
         parts = [f"Chain {self.chosen + 1}: {self._start.names[self.chosen]}", note, f"seed {chain.seed}"]
+        if self._start.references:
+            parts.append(f"E(x) over {len(self._start.references):,} images")
         self.about.setText(" · ".join(part for part in parts if part))
-        self.about.setToolTip(self.about.text())
+        self.about.setToolTip("\n".join(filter(None, (self.about.text(), ", ".join(self._start.references)))))
 
     def _probe(self, chain: int, x: int, y: int) -> None:
         if chain < 0 or self._step is None or chain >= len(self._step.pixels):

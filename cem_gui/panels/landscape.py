@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-import numpy as np
 from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal, Slot
 from PySide6.QtWidgets import (
     QComboBox,
@@ -20,13 +19,11 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from cem_core.images import hwc, to_uint8
-from cem_core.messages import Floats
 from cem_core.probes.results import Plane, Survey
 from cem_gui.widgets.card import Card, form, muted
 from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.heat_map import HeatMap
-from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.image_grid import to_bytes
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.picture import Picture
 
@@ -265,7 +262,7 @@ class LandscapePanel(QWidget):
         if along and not math.isnan(plane.held):
             said = f"The plane holds {_percent(plane.held)} of the variance of the path. {said}"
         self.about.setText(said)
-        self.origin.show_pixels(_bytes(plane.origin))
+        self.origin.show_pixels(to_bytes(plane.origin))
         self._of_origin.setText("Mean of the path" if along else "At the origin")
         self._show_point(None)
 
@@ -302,7 +299,7 @@ class LandscapePanel(QWidget):
             self.here.show_pixels(None)
             self.origin.show_pixels(None)
         else:
-            self.here.show_pixels(_bytes(self._plane.image(*(point or (0.0, 0.0)))))
+            self.here.show_pixels(to_bytes(self._plane.image(*(point or (0.0, 0.0)))))
         self._write_point(point)
 
     def _write_point(self, point: tuple[float, float] | None) -> None:
@@ -331,11 +328,6 @@ class LandscapePanel(QWidget):
             return f"{self._value} {exact:.3f}"
         about = float(self._survey.coarse[row, column])
         return f"{self._value} about {about:.2f}" if math.isfinite(about) else f"{self._value} is no number here"
-
-
-def _bytes(pixels: Floats) -> Bytes:
-    """(C, H, W) in [0,1] → (H, W, 3)."""
-    return np.asarray(hwc(to_uint8(pixels[None]))[0], np.uint8)
 
 
 def _percent(share: float) -> str:

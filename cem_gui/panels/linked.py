@@ -23,7 +23,6 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import images
-from cem_core.images import hwc
 from cem_core.messages import Checkpoint, Floats, RunStart, Step
 from cem_core.probes.requests import MODELS
 from cem_core.session import Numbers
@@ -32,7 +31,7 @@ from cem_gui.widgets.band_plot import SYMBOLS
 from cem_gui.widgets.beside import Beside
 from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
-from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.image_grid import to_bytes
 from cem_gui.widgets.matrix import Matrix
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.picture import Picture
@@ -140,7 +139,7 @@ class Column(QFrame):
     def show_step(self, start: RunStart, step: Step, first: Floats, chain: int, gain: int) -> None:
         """One chain of a step; first: (C, H, W) where it began."""
         pixels = step.pixels[chain : chain + 1]
-        self.image.show_pixels(shown(pixels)[0])
+        self.image.show_pixels(to_bytes(pixels)[0])
         self.difference.show_pixels(np.asarray(images.difference(pixels, first[None], gain)[0]))
         logits = step.logits[chain].astype(np.float64)
         p = np.exp(logits - logits.max())
@@ -339,7 +338,7 @@ class LinkedPanel(QWidget):
         arrow = "←" if start.spec.sampler.a < 0 else "→"
         targets = [f"{arrow} {start.checkpoint.classes[label]}" for label in start.labels]
         tips = [f"{name} {target}" for name, target in zip(start.names, targets, strict=True)]
-        self.thumbs.set_pictures(shown(first.pixels), targets, tips)
+        self.thumbs.set_pictures(to_bytes(first.pixels), targets, tips)
 
     def show_about(self, text: str) -> None:
         """What all columns have in common."""
@@ -354,8 +353,3 @@ class LinkedPanel(QWidget):
     def say(self, sentence: str) -> None:
         """A message that stays until it is dismissed."""
         self.notice.say(sentence)
-
-
-def shown(pixels: Floats) -> Bytes:
-    """(B, C, H, W) in [0,1] → (B, H, W, 3)."""
-    return np.asarray(hwc(images.to_uint8(pixels)), np.uint8)

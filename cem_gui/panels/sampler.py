@@ -181,6 +181,9 @@ class SamplerPanel(Card):
         """Of which class the Gaussian is; empty: of the target, or with an encoder of each class in turn."""
         return str(self.gaussian.currentData() or "")
 
+    def restyle(self) -> None:
+        self.reference.restyle()
+
     def show_sampler(self, sampler: Sampler) -> None:
         """Set every number without announcing it."""
         self._sampler = sampler

@@ -35,6 +35,7 @@ from cem_gui.widgets.band_plot import SYMBOLS
 from cem_gui.widgets.beside import Beside
 from cem_gui.widgets.card import Card, form, muted, small
 from cem_gui.widgets.elided import Elided, ElidedBox
+from cem_gui.widgets.figures import figure
 from cem_gui.widgets.image_grid import Bytes
 from cem_gui.widgets.nearest import Near, Nearest
 from cem_gui.widgets.notice import Notice
@@ -107,6 +108,7 @@ class MorphColumn(QFrame):
         self.distance = SmallPlot(
             f"Distance of x from A, model {index + 1}", "", "L2 distance of x from A, in pixel units of [0,1]."
         )
+        self.distance.view.getPlotItem().getViewBox().setLimits(yMin=-0.02)
         for plot in (self.curves, self.distance):
             plot.stepped.connect(self.stepped)
         head = QHBoxLayout()
@@ -453,8 +455,8 @@ class SimilarityPanel(QWidget):
         self.run.setEnabled(can_run)
 
     def show_empty(self, text: str) -> None:
-        """Nothing to show yet, and why; empty: it is the images that are missing."""
-        self.empty.setText(text or HINT)
+        """Nothing to show yet, and why."""
+        self.empty.setText(text)
         self.try_samples.setVisible(any(slot.is_empty for slot in self.slots))
         self.about.setText("")
         self.pages.setCurrentIndex(0)
@@ -521,7 +523,7 @@ class SimilarityPanel(QWidget):
 
 def told(f: float) -> str:
     """A similarity in a width that does not jump."""
-    return f"{f:.3f}" if abs(f) < 10 else f"{f:,.1f}"
+    return figure(f, ".3f" if abs(f) < 10 else ",.1f")
 
 
 def _number(least: float, most: float, decimals: int) -> QDoubleSpinBox:

@@ -27,14 +27,13 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import images
-from cem_core.images import hwc, to_uint8
-from cem_core.messages import Floats, Norm
+from cem_core.messages import Norm
 from cem_core.probes.results import Bound, Flip
 from cem_gui import theme
 from cem_gui.widgets.bracket import Bracket
 from cem_gui.widgets.card import Card, heading, muted, small
 from cem_gui.widgets.elided import Elided
-from cem_gui.widgets.image_grid import Bytes, to_image
+from cem_gui.widgets.image_grid import Bytes, to_bytes, to_image
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.paired_bars import Pair, PairedBars
 from cem_gui.widgets.picture import Picture
@@ -465,7 +464,7 @@ class Finding(QWidget):
                                      f"flips it · {seconds}")  # fmt: skip
         self.flips.setText(f"{label} → {seen}" if flip.seen != flip.label else f"stays {label}")
         self.flips.setToolTip(self.flips.text())
-        self.adversarial.show_pixels(_bytes(flip.adversarial))
+        self.adversarial.show_pixels(to_bytes(flip.adversarial))
         self.show_difference(flip, gain)
         self.energies.show_pairs(energies(flip, self._classes))
 
@@ -554,8 +553,3 @@ def _icon(pixels: Bytes | None) -> QIcon:
     for state in (QIcon.Mode.Normal, QIcon.Mode.Selected):  # or it would be tinted
         icon.addPixmap(QPixmap.fromImage(image), state)
     return icon
-
-
-def _bytes(pixels: Floats) -> Bytes:
-    """(C, H, W) in [0,1] → (H, W, 3)."""
-    return np.asarray(hwc(to_uint8(pixels[None]))[0], np.uint8)

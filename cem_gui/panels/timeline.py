@@ -14,6 +14,7 @@ from cem_gui.widgets.image_grid import Bytes, to_image
 from cem_gui.widgets.marks import Mark
 
 _FRAME_MS: Final = 50
+_NONE: Final = "No steps yet"
 
 
 class TimelinePanel(QWidget):
@@ -29,7 +30,7 @@ class TimelinePanel(QWidget):
         self.loop.setAccessibleName("Play the recorded steps in a loop")
         self.loop.setToolTip("Play the recorded steps in a loop")
         self.loop.toggled.connect(self._play)
-        self.position = QLabel("No steps yet")
+        self.position = QLabel(_NONE)
         self.position.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.position.setMinimumWidth(self.fontMetrics().horizontalAdvance("step 8,888 of 8,888"))
         layout = QHBoxLayout(self)
@@ -56,6 +57,11 @@ class TimelinePanel(QWidget):
         self.strip.set_thumbs({})
         self.strip.set_marks(())
         self.set_length(length)
+
+    def clear(self) -> None:
+        """There is no run."""
+        self.start(0)
+        self.position.setText(_NONE)
 
     def set_length(self, length: int) -> None:
         self._length = max(length, self.strip.maximum())

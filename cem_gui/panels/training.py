@@ -44,10 +44,13 @@ from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.epoch_plot import EpochPlot
 from cem_gui.widgets.epoch_strip import EpochStrip
+from cem_gui.widgets.figures import small_figure
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.plot import Floats
 
-_SIDE: Final = 348
+_SIDE: Final = 372
+_GAP: Final = 4
+"""Column of the table: its numbers may be long."""
 _NARROWEST: Final = 400
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _SILENCE: Final = 120.0
@@ -239,7 +242,7 @@ class TrainingPanel(QWidget):
             EpochPlot("Accuracy", "On the images that are held out, by the averaged weights", _percent),
             EpochPlot(
                 "ΔE", "Mean ΔE = E(x) − E(x*) between the held images and the same attacked: near 0, an attack cannot "
-                "change how likely an image is", _number, last=True,
+                "change how likely an image is", small_figure, last=True,
             ),
         )  # fmt: skip
         for plot in self.plots:
@@ -283,7 +286,8 @@ class TrainingPanel(QWidget):
         self.table = _Table()
         self._rows = _Rows(self)
         self.table.setModel(self._rows)
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.horizontalHeader().setSectionResizeMode(_GAP, QHeaderView.ResizeMode.Stretch)
         self.table.selectionModel().currentRowChanged.connect(self._row_chosen)
         self.table.opened.connect(self._open)
         self.table.doubleClicked.connect(self._open)
@@ -531,7 +535,7 @@ class _Rows(QAbstractTableModel):
         value = (word.epoch, word.loss, word.clean, word.robust, word.energy_gap, word.seconds / 60)[column]
         if value is None or not math.isfinite(value):
             return "–"
-        return (str(value), f"{value:.3f}", f"{100 * value:.1f} %", f"{100 * value:.1f} %", f"{value:.2f}",
+        return (str(value), f"{value:.3f}", f"{100 * value:.1f} %", f"{100 * value:.1f} %", small_figure(value),
                 f"{value:.0f}" if value >= 10 else f"{value:.1f}")[column]  # fmt: skip
 
 

@@ -14,26 +14,13 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QWidget
 
 from cem_gui import theme
-from cem_gui.widgets.plot import CACHED, Floats
+from cem_gui.widgets.plot import CACHED, Floats, entry
 from cem_gui.widgets.small_plot import SmallPlot
 
 AXIS: Final = 72
 """Width of the vertical axis in pixels: below it there is room for a picture."""
-_APART: Final = 18
-"""Pixels between two values on the vertical axis, at least."""
 _DOTTED: Final = 60
 """Epochs up to which each has its dot."""
-
-
-class _Values(pg.AxisItem):
-    """As many round values as there is room for, however low the plot is."""
-
-    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
-        least = (high - low) * _APART / max(size, 1.0)
-        if not least > 0:
-            return [(1.0, 0.0)]
-        power = 10.0 ** math.floor(math.log10(least))
-        return [(next(power * times for times in (1, 2, 5, 10) if power * times >= least), 0.0)]
 
 
 class EpochPlot(SmallPlot):
@@ -64,9 +51,6 @@ class EpochPlot(SmallPlot):
         self.view.addItem(self._between)
         item.vb.sigResized.connect(self.moved)
         self.restyle()
-
-    def _axes(self) -> dict[str, Any]:
-        return {**super()._axes(), "left": _Values("left")}
 
     def restyle(self) -> None:
         super().restyle()
@@ -121,10 +105,7 @@ class EpochPlot(SmallPlot):
         parts = []
         for name, (colour, values) in self._series.items():
             value = float(values[min(epoch, len(values) - 1)]) if len(values) else math.nan
-            parts.append(
-                f'<span style="color:{getattr(theme.now(), colour)}">●</span>&nbsp;{html.escape(name)}&nbsp;'
-                f"<b>{'–' if math.isnan(value) else html.escape(self._told(value))}</b>"
-            )
+            parts.append(entry(colour, name, "–" if math.isnan(value) else self._told(value)))
         muted = theme.now().muted
         if not parts and self._says:
             parts.append(f'<span style="color:{muted}">{html.escape(self._says)}</span>')
@@ -132,7 +113,7 @@ class EpochPlot(SmallPlot):
             parts.append(f'<span style="color:{muted}">now&nbsp;{html.escape(self._told(self._now))}</span>')
         if self._hover is not None:
             parts.append(f'<span style="color:{muted}">epoch&nbsp;{epoch}</span>')
-        self.legend.setText(" &nbsp; ".join(parts))
+        self.legend.setText("&nbsp;&nbsp; ".join(parts))
 
     def _clamped(self, x: float) -> int:
         return max(1, super()._clamped(x))

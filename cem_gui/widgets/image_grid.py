@@ -24,6 +24,8 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QScrollArea, QSizePolicy, QToolTip, QWidget
 
+from cem_core.images import hwc, to_uint8
+from cem_core.messages import Floats
 from cem_gui import theme
 
 Bytes = NDArray[np.uint8]
@@ -33,6 +35,14 @@ _PAD: Final = 7
 _CAPTION: Final = 44
 _THUMB: Final = 30
 _SMALLEST: Final = 104
+_SPACIOUS: Final = 110
+"""Width from which on name and number of an image stand in one line."""
+
+
+def to_bytes(pixels: Floats) -> Bytes:
+    """(B, C, H, W) or (C, H, W) in [0,1] → (B, H, W, 3) or (H, W, 3)."""
+    shown = np.asarray(hwc(to_uint8(pixels.reshape(-1, *pixels.shape[-3:]))), np.uint8)
+    return shown.reshape(*pixels.shape[:-3], *shown.shape[1:])
 
 
 def to_image(pixels: Bytes) -> QImage:
@@ -126,6 +136,8 @@ class ImageGrid(QScrollArea):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.captions: Sequence[Caption] = ()
+        self.measure = "p"
+        """What the numbers under the images are."""
         self.chosen = 0
         self.columns = 1
         self._side = _SMALLEST
@@ -161,7 +173,9 @@ class ImageGrid(QScrollArea):
     def _describe(self) -> None:
         """Tell a screen reader what the chosen card shows."""
         caption = self.captions[self.chosen]
-        self._canvas.setAccessibleDescription(f"Chain {self.chosen + 1}: {caption.title}, p {caption.value}")
+        self._canvas.setAccessibleDescription(
+            f"Chain {self.chosen + 1}: {caption.title}, {self.measure} {caption.value}"
+        )
 
     def choose(self, index: int) -> None:
         if self.count and index != self.chosen:
@@ -215,13 +229,19 @@ class ImageGrid(QScrollArea):
         thumb = QRect(picture.left(), top, _THUMB, _THUMB)
         painter.drawImage(thumb, self._thumbs[index])
         text = QRect(thumb.right() + 8, top - 1, picture.right() - thumb.right() - 7, _THUMB - 8)
-        metrics = painter.fontMetrics()
-        width = metrics.horizontalAdvance(caption.value)
-        painter.setPen(QColor(colours.text))
-        painter.drawText(text, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, caption.value)
-        title = metrics.elidedText(caption.title, Qt.TextElideMode.ElideRight, text.width() - width - 4)
-        painter.drawText(text, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, title)
         bar = QRectF(text.left(), thumb.bottom() - 3, text.width(), 4)
+        metrics, value = painter.fontMetrics(), QRect(text)
+        room, width = text.width(), metrics.horizontalAdvance(caption.value) + 4
+        if room < _SPACIOUS:  # the name has a line of its own
+            text.setRect(text.left(), top - 3, room, _THUMB // 2 + 2)
+            value = text.translated(0, text.height())
+            bar.setRect(bar.left(), value.center().y() - 1, room - metrics.horizontalAdvance("−0.00") - 4, 4)
+        else:
+            room -= width
+        painter.setPen(QColor(colours.text))
+        painter.drawText(value, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, caption.value)
+        title = metrics.elidedText(caption.title, Qt.TextElideMode.ElideRight, room)
+        painter.drawText(text, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, title)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(colours.border))
         painter.drawRoundedRect(bar, 2, 2)

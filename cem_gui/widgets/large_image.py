@@ -10,6 +10,7 @@ from PySide6.QtGui import QColor, QFont, QImage, QMouseEvent, QPainter, QPaintEv
 from PySide6.QtWidgets import QWidget
 
 from cem_gui import theme
+from cem_gui.widgets.figures import figure
 
 _BARS: Final = 240
 _ROW: Final = 30
@@ -66,7 +67,7 @@ class LargeImage(QWidget):
             painter.setFont(bold if is_target else plain)
             painter.setPen(QColor(colours.text))
             row = QRect(left, top, _BARS, 18)
-            painter.drawText(row, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, f"{p:.3f}")
+            painter.drawText(row, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, figure(p, ".3f"))
             text = ("→ " if is_target else "") + name
             text = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, _BARS - 52)
             painter.drawText(row, Qt.AlignmentFlag.AlignVCenter, text)

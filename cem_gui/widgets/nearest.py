@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -11,7 +12,8 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from cem_gui import theme
 
-_SIDE: Final = 44
+_SIDES: Final = (96, 64, 44)
+"""Of each image: the largest at which all can be seen, or else the last."""
 _GAP: Final = 10
 MOST: Final = 12
 
@@ -33,11 +35,14 @@ class Nearest(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
 
     def sizeHint(self) -> QSize:
-        return QSize(3 * (_SIDE + _GAP), self._row)
+        return QSize(3 * (_SIDES[-1] + _GAP), self._row(_SIDES[-1]))
 
-    @property
-    def _row(self) -> int:
-        return _SIDE + 4 + 2 * self.fontMetrics().height()
+    def _row(self, side: int) -> int:
+        return side + 4 + 2 * self.fontMetrics().height()
+
+    def _fitting(self, side: int) -> tuple[int, int]:
+        """So many columns and rows of images."""
+        return max(1, (self.width() + _GAP) // (side + _GAP)), max(1, self.height() // self._row(side))
 
     def show_items(self, items: Sequence[Near]) -> None:
         """The most similar first."""
@@ -53,16 +58,17 @@ class Nearest(QWidget):
         bold = QFont(plain)
         bold.setBold(True)
         line = painter.fontMetrics().height()
-        columns, rows = max(1, (self.width() + _GAP) // (_SIDE + _GAP)), max(1, self.height() // self._row)
+        side = next((side for side in _SIDES if math.prod(self._fitting(side)) >= len(self.items)), _SIDES[-1])
+        columns, rows = self._fitting(side)
         for i, item in enumerate(self.items[: columns * rows]):
             at, column = divmod(i, columns)
-            place = QRect(column * (_SIDE + _GAP), at * self._row, _SIDE, _SIDE)
+            place = QRect(column * (side + _GAP), at * self._row(side), side, side)
             painter.drawImage(place, item.image)
-            text = QRect(place.left() - _GAP // 2, place.bottom() + 3, _SIDE + _GAP, line)
+            text = QRect(place.left() - _GAP // 2, place.bottom() + 3, side + _GAP, line)
             painter.setFont(bold)
             painter.setPen(QColor(colours.text))
             painter.drawText(text, Qt.AlignmentFlag.AlignCenter, item.said)
             painter.setFont(plain)
             painter.setPen(QColor(colours.muted))
-            name = painter.fontMetrics().elidedText(item.name, Qt.TextElideMode.ElideRight, text.width() - 2)
+            name = painter.fontMetrics().elidedText(item.name, Qt.TextElideMode.ElideMiddle, text.width() - 2)
             painter.drawText(text.translated(0, line - 1), Qt.AlignmentFlag.AlignCenter, name)

@@ -16,6 +16,7 @@ from PySide6.QtWidgets import QGraphicsItem, QLabel, QSizePolicy, QWidget
 from cem_gui import theme
 from cem_gui.widgets import marks
 from cem_gui.widgets.card import Card
+from cem_gui.widgets.figures import figure
 from cem_gui.widgets.marks import Mark
 
 # No limit on the mouse: with one, the legend tells where the mouse was a moment before it stopped.
@@ -27,6 +28,8 @@ CACHED: Final = QGraphicsItem.CacheMode.DeviceCoordinateCache
 """Curves are painted when they change; a cursor that moves over them copies pixels."""
 _FAINT_STEPS: Final = 400
 _FAINT_CURVES: Final = 40
+_MARGIN: Final = 8
+"""Right of the curves."""
 _REACH: Final = 5
 """Pixels around a mark that count as on it."""
 
@@ -36,6 +39,13 @@ class _Steps(pg.AxisItem):
 
     def tickSpacing(self, *span: Any) -> list[tuple[float, float]]:
         return [(spacing, offset) for spacing, offset in super().tickSpacing(*span) if spacing >= 1] or [(1.0, 0.0)]
+
+
+class Values(pg.AxisItem):
+    """Numbers as they are printed everywhere."""
+
+    def tickStrings(self, *ticks: Any) -> list[str]:
+        return [text.replace("-", "−") for text in super().tickStrings(*ticks)]
 
 
 class _View(pg.PlotWidget):
@@ -68,6 +78,8 @@ class Plot(Card):
         self.view.setMouseEnabled(x=False, y=False)
         item = self.view.getPlotItem()
         item.getAxis("left").setWidth(38)
+        item.getAxis("bottom").setStyle(hideOverlappingLabels=False)  # the first and the last step have theirs,
+        item.setContentsMargins(0, 0, _MARGIN, 0)  # and room for it
         for side in ("left", "bottom"):
             item.getAxis(side).setCacheMode(CACHED)
         self._rest = pg.PlotCurveItem(connect="finite")
@@ -96,7 +108,7 @@ class Plot(Card):
 
     def _axes(self) -> dict[str, Any]:
         """Those that are not as usual."""
-        return {"bottom": _Steps("bottom")}
+        return {"left": Values("left"), "bottom": _Steps("bottom")}
 
     def restyle(self) -> None:
         """Take the colours in force."""
@@ -202,13 +214,12 @@ class Plot(Card):
     def _write_legend(self) -> None:
         step = self._step if self._hover is None else self._hover
         parts = [
-            f'<span style="color:{getattr(theme.now(), colour)}">●</span>&nbsp;{html.escape(name)}&nbsp;'
-            f"<b>{_short(float(values[min(step, len(values) - 1)]))}</b>"
+            entry(colour, name, _short(float(values[min(step, len(values) - 1)])))
             for name, (colour, values) in self._series.items()
             if len(values)
         ]
         at = f' <span style="color:{theme.now().muted}">at step {step}</span>' if self._hover is not None else ""
-        self.legend.setText(" &nbsp; ".join(parts) + at)
+        self.legend.setText("&nbsp;&nbsp; ".join(parts) + at)
 
     def _clamped(self, x: float) -> int:
         steps = max((len(values) for _, values in self._series.values()), default=1)
@@ -246,19 +257,25 @@ class Plot(Card):
         return float(self.view.getPlotItem().vb.mapSceneToView(point).x())
 
 
+def entry(colour: str, name: str, value: str) -> str:
+    """A curve in a legend, in one piece where lines are broken."""
+    dot = f'<span style="color:{getattr(theme.now(), colour)}">●</span>'
+    return f"{dot}&nbsp;{html.escape(name).replace(' ', '&nbsp;')}&nbsp;<b>{html.escape(value)}</b>"
+
+
 def _dashed(colour: str) -> Any:
     return pg.mkPen(getattr(theme.now(), colour), width=1.5, style=Qt.PenStyle.DashLine)
 
 
 def _short(value: float) -> str:
-    """Enough digits to read, in a width that does not jump: 0.98, -14.8, 1.2e-05; … where nothing is known."""
+    """Enough digits to read, in a width that does not jump: 0.98, −14.82, 1.2e−05; … where nothing is known."""
     if math.isnan(value):
         return "…"
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e4:
-        return f"{value:.1e}"
-    return f"{value:.4f}" if abs(value) < 0.01 else f"{value:.2f}"
+        return figure(value, ".1e")
+    return figure(value, ".4f" if abs(value) < 0.01 else ".2f")
 
 
 def _thinned(rest: Floats) -> tuple[Floats, Floats]:

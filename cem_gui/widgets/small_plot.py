@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import html
 import math
+from typing import Any, Final
 
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from cem_gui import theme
-from cem_gui.widgets.plot import Plot
+from cem_gui.widgets.figures import figure
+from cem_gui.widgets.plot import Plot, Values
+
+_THIN: Final = "&#8201;"
+"""Or the sample of a line is taken for a minus."""
+_APART: Final = 14
+"""Pixels between two values on the vertical axis, at least."""
+_MOST: Final = 7
+"""So many of them, where there is room for more."""
+
+
+class _Values(Values):
+    """As many round values as there is room for, however low the plot is."""
+
+    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
+        least = (high - low) * max(_APART / max(size, 1.0), 1 / _MOST)
+        if not least > 0:
+            return [(1.0, 0.0)]
+        power = 10.0 ** math.floor(math.log10(least))
+        return [(next(power * times for times in (1, 2, 5, 10) if power * times >= least), 0.0)]
 
 
 class SmallPlot(Plot):
@@ -31,6 +51,9 @@ class SmallPlot(Plot):
         self.view.setMinimumHeight(56)
         self.view.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)  # it takes what others leave
 
+    def _axes(self) -> dict[str, Any]:
+        return {**super()._axes(), "left": _Values("left")}
+
     def _write_legend(self) -> None:
         step = self._step if self._hover is None else self._hover
         lines = ("━", "─") if len(self._series) == 2 else ("─",)
@@ -44,12 +67,13 @@ class SmallPlot(Plot):
             if len(values):
                 value = short(float(values[min(step, len(values) - 1)]))
                 told = f"<b>{value}</b>" if name in self._series else value
+                sample = f"{line}{_THIN}" if line else ""
                 parts.append(
-                    f'<span style="color:{getattr(theme.now(), colour)}">{line}{html.escape(name)}</span>&nbsp;{told}'
+                    f'<span style="color:{getattr(theme.now(), colour)}">{sample}{html.escape(name)}</span>&nbsp;{told}'
                 )
         self.legend.setText(" ".join(parts) if many else " &nbsp;".join(parts))
 
 
 def short(value: float) -> str:
     """Two decimals, so that the widths do not jump."""
-    return "…" if math.isnan(value) else f"{value:.2f}"
+    return "…" if math.isnan(value) else figure(value)

@@ -46,9 +46,9 @@ def facts(report: Any) -> dict[str, tuple[str, str]]:
 # The bundled models -----------------------------------------------------------------------------------------------
 
 
-def test_the_default_model_is_the_first_of_two() -> None:
-    assert list(bundle.models()) == ["cifar10-robust-l2", "cifar10-standard"]
-    assert bundle.DEFAULT_MODEL == "cifar10-robust-l2"
+def test_the_default_model_and_its_twin_are_the_first() -> None:
+    assert list(bundle.models())[:2] == ["cifar10-robust-l2", "cifar10-standard"]
+    assert (bundle.DEFAULT_MODEL, bundle.TWIN) == ("cifar10-robust-l2", "cifar10-standard")
 
 
 @pytest.mark.parametrize("name", ["cifar10-robust-l2", "cifar10-standard"])
@@ -110,9 +110,9 @@ def test_bundled_logits_and_gradients_are_those_of_the_network_as_described(name
         assert torch.allclose(gradient, other, atol=1e-4, rtol=1e-3)
 
 
-def test_both_bundled_models_know_the_sample_images() -> None:
+def test_both_bundled_classifiers_know_the_sample_images() -> None:
     chains = [Chain(ImageStart(str(path))) for path in bundle.samples()]
-    for name in bundle.models():
+    for name in (bundle.DEFAULT_MODEL, bundle.TWIN):
         model, report = checkpoints.load(name, "cpu")
         seen = model(torch.from_numpy(starts.make(report, chains)[0])).argmax(1)
         shown = [report.classes.index(bundle.sample_class(path)) for path in bundle.samples()]

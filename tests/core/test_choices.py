@@ -110,8 +110,8 @@ def test_of_a_missing_file_nothing_is_known(kept: Path, known: bool) -> None:
 # What may be chosen -----------------------------------------------------------------------------------------------
 
 IMPOSSIBLE: list[tuple[dict[str, str], str]] = [
-    ({"colour": "red"}, "There is no 'colour' to choose for net.pt: only activation, shortcut_input, normalisation, "
-                        "image_size, class_names."),
+    ({"colour": "red"}, "There is no 'colour' to choose for net.pt: only activation, shortcut_input, head, "
+                        "normalisation, image_size, class_names."),
     ({"activation": "loud"}, "The activation cannot be 'loud': choose one of relu, silu"),
     ({"activation": ""}, "The activation cannot be '': choose one of relu, silu"),
     ({"shortcut_input": "both"}, "The shortcut input cannot be 'both': choose one of activated, raw."),
@@ -129,7 +129,7 @@ IMPOSSIBLE: list[tuple[dict[str, str], str]] = [
     ({"classes": "10"}, "The classes of net.pt is settled by its weights: 3."),
     ({"family": "resnet"}, "The family of net.pt is settled by its weights: PreAct ResNet-10."),
     ({"weights": "ema"}, "The weights cannot be 'ema': this file has the file."),
-    ({"head": "linear"}, "There is no 'head' to choose for net.pt"),
+    ({"head": "linear"}, "The head cannot be 'linear': choose one of own, none."),
 ]  # fmt: skip
 
 

@@ -206,10 +206,10 @@ def test_demo_morphs_an_image_of_each_class_into_another(out: Path) -> None:
 
 def test_models_are_listed_as_objects_with_the_name_first() -> None:
     found = json.loads(ran("models", "--json").stdout)
-    assert [next(iter(model)) for model in found] == ["name"] * 2
+    assert {next(iter(model)) for model in found} == {"name"}
     assert [model["name"] for model in found] == list(bundle.models())
     for model in msgspec.convert(found, list[Checkpoint]):
-        assert len(model.classes) == 10
+        assert len(model.classes) in (0, 10)
         assert len(model.sha256) == 64
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner, Result
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios_session import session
 
-from cem_core import bundle, cli, export
+from cem_core import bundle, cli, export, sheet
 from cem_core.chains import compared, lay_out
 from cem_core.export.command import command
 from cem_core.messages import GaussianStart, ImageStart, NoiseStart, OverallStart, Reference, RunSpec, Start
@@ -158,6 +159,22 @@ def test_what_makes_no_sense_is_one_line(arguments: tuple[object, ...], says: st
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_repeated_tells_of_another_reference_image(encoder: Path, tmp_path: Path) -> None:
+    shutil.copy(DOG, tmp_path / "to.jpg")
+    first = tmp_path / "first"
+    ran(first, "morph", CAT, "--checkpoint", encoder, "--target", tmp_path / "to.jpg")
+    again = ("morph", "--run", first / "run.json", "--formats", "csv", "--out")
+    assert run(*again, tmp_path / "same").output == ""
+    told = []
+    for folder in (first, tmp_path / "same"):
+        with (folder / "curves.csv").open(newline="") as file:
+            told.append([(row["energy"], row["joint_energy"], row["distance"]) for row in csv.DictReader(file)])
+    assert told[0] == told[1]
+    shutil.copy(PHOTO, tmp_path / "to.jpg")
+    said = run(*again, tmp_path / "other").stderr
+    assert said == "Note: an image of the reference batch is another than that of the run.\n"
+
+
 def test_names_that_stand_twice_are_told_by_their_path(encoder: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -197,6 +214,36 @@ def test_encoders_are_linked_among_themselves(encoder: Path, tmp_path: Path) -> 
     assert {row["judged_by"] for row in rows} == {"net", "other"}
     record = json.loads((out / "link.json").read_text())
     assert record["runs"]["net"]["reference"] == record["runs"]["other"]["reference"]
+
+
+def test_a_sheet_of_linked_runs_says_energies_where_a_chain_is_sent_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[sheet.Row] = []
+
+    def drawn(_: str, said: list[sheet.Row], __: object) -> None:
+        rows.extend(said)
+
+    monkeypatch.setattr(sheet, "draw", drawn)
+    aimed = session(2, classes=(), references=("a", "b"))
+    (chain, *others), spec = aimed.start.spec.chains, aimed.start.spec
+    row = msgspec.structs.replace(SAMPLERS["MaxEnt"], steps=1)
+    free = msgspec.structs.replace(spec, sampler=row, chains=(msgspec.structs.replace(chain, label=None), *others))
+    aimless = session(2, classes=(), references=("a", "b"))
+    aimless.start = msgspec.structs.replace(aimless.start, spec=free)
+    for run_of, target, number in (
+        (aimed, "b", f"p {np.exp(aimed[0].log_p[0]):.2f}"),
+        (aimless, "", f"E(x) {aimless[0].energy[0]:.2f}"),
+    ):
+        rows.clear()
+        cli.link._sheet(["net"], [run_of])
+        assert rows[0] == ("step 0", target, number)
+
+
+def test_no_arrow_points_to_nothing() -> None:
+    pictures = np.zeros((1, 64, 64, 3), np.uint8)
+    ink = [
+        int((sheet.draw("", [("", target, "")], [("", pictures)])[:, :30] < 128).any(2).sum()) for target in ("", "a")
+    ]
+    assert ink[0] == 0 < ink[1]
 
 
 # The line that makes a run again ----------------------------------------------------------------------------------

@@ -129,6 +129,21 @@ def test_every_variant_opens_as_its_own_repository_saves_it(source: Source, tmp_
     assert found.checkpoint.warnings == ()
 
 
+@pytest.mark.parametrize("source", [s for s in SOURCES if not s.encoder], ids=lambda source: source.id)
+def test_without_its_head_a_model_is_what_lies_below_it(source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(saved(source.wrap(source.network().state_dict()), zipped=True))
+    model, known = checkpoints.load(str(path), "cpu", choices=source.choices, keep=False)
+    encoder, bare = checkpoints.load(str(path), "cpu", choices={**source.choices, "head": "none"}, keep=False)
+    x = torch.rand(2, source.channels, known.size, known.size, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        assert torch.equal(encoder(x), model.features(x))
+        assert torch.equal(encoder.embedding(x), model.features(x))
+    assert (bare.classes, bare.warnings) == ((), ())
+    for what in ("normalisation", "image size"):
+        assert bare.fact(what) == known.fact(what), "what was trained on is told by the head, wherever it is now"
+
+
 @pytest.mark.parametrize("source", ONE_EACH, ids=lambda source: source.family)
 def test_a_frozen_model_gives_the_same_and_so_does_a_converted_one(source: Source, tmp_path: Path) -> None:
     net = source.network()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cem_core import bundle, checkpoints, cli, fitting, images
+from cem_core.checkpoints import choices as chosen
 from cem_core.messages import Refused
 from cem_core.probes.requests import Data, Subject
 
@@ -107,6 +108,31 @@ def test_a_fitted_head_is_found_beside_its_encoder_and_has_the_classes_of_the_da
     with safe_open(made, framework="pt") as file:
         assert json.loads(file.metadata()["classes"]) == NAMES
         assert file.metadata()["encoder_sha256"] == checkpoints.inspect(str(encoder)).sha256
+
+
+def test_a_head_is_fitted_anew_whichever_was_chosen_before(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chosen, "user_config_path", lambda _: tmp_path / "config")
+    run("fit-head", "--checkpoint", encoder, "--data", data)
+    made = encoder.with_name("net.linear.safetensors")
+    before = made.read_bytes()
+    checkpoints.remember(checkpoints.inspect(str(encoder)).sha256, {"head": made.name, "class_names": "numbers"})
+    shutil.rmtree(data / "cat")
+    result = run("fit-head", "--checkpoint", encoder, "--data", data)
+    assert result.exit_code == 0, result.output
+    assert "9 classes" in result.stdout
+    assert made.read_bytes() != before
+
+
+def test_a_head_that_was_fitted_to_other_features_is_told(data: Path, encoder: Path) -> None:
+    run("fit-head", "--checkpoint", encoder, "--data", data)
+    choices = {"head": "net.linear.safetensors"}
+    assert checkpoints.inspect(str(encoder), choices).warnings == ()
+    tiny.saved(encoder, {key: value for key, value in tiny.weights(1).items() if not key.startswith("linear")})
+    (warning,) = checkpoints.inspect(str(encoder), choices).warnings
+    assert warning.startswith("Its head was fitted to the features of another file")
+    assert checkpoints.inspect(str(encoder)).warnings == ()
 
 
 def test_what_is_probed_is_the_encoder_with_the_head(data: Path, encoder: Path) -> None:

@@ -373,3 +373,10 @@ def test_a_classifier_without_its_head_is_the_encoder_below_it(tmp_path: Path) -
     assert torch.equal(given(converted.path), g)
     with pytest.raises(Refused, match="The head cannot be 'some': choose one of own, none"):
         checkpoints.inspect(path, {"head": "some"})
+
+
+def test_names_that_were_chosen_wait_for_a_head_that_was_taken_away(tmp_path: Path) -> None:
+    path = str(tiny.saved(tmp_path / "net.safetensors"))
+    names = {"class_names": "a, b, c"}
+    assert checkpoints.inspect(path, {**names, "head": "none"}).classes == ()
+    assert checkpoints.inspect(path, names).classes == ("a", "b", "c")

@@ -237,11 +237,31 @@ def test_views_of_classes_say_what_they_lack(window: MainWindow, wait: Wait, ope
     window.tabs.setCurrentIndex(index)
     assert "features but no classes: choose a head" in window.landscape.panel.empty.text()
     assert not window.run_panel.run.isEnabled()
+    assert window.hints.text() == ""
+    window.settings.setValue("linked visited", "true")
+    window.tabs.setCurrentIndex(1)
+    wait(lambda: "features but no classes: choose a head" in window.linked.panel.empty.text())
+    assert not window.run_panel.run.isEnabled()
+    assert window.status.text() == "The open model has no classes"
     window.tabs.setCurrentIndex(0)
     choose(window.model.choice, bundle.DEFAULT_MODEL)
     wait(lambda: at_start(window) and len(window.player.session.start.checkpoint.classes) == 10)
     window.tabs.setCurrentIndex(index)
     assert window.run_panel.run.isEnabled()
+    window.tabs.setCurrentIndex(1)
+    wait(lambda: window.linked._begun is not None)
+    assert window.run_panel.run.isEnabled()
+
+
+def test_numbers_say_what_they_are_of(window: MainWindow, wait: Wait, opened: MainWindow) -> None:
+    evolution, start = window.evolution, window.player.session.start
+    assert evolution.about.text().endswith(f"E(x) over {len(start.references)} images")
+    assert start.references[-1] in evolution.about.toolTip()
+    assert f", cosine {evolution.grid.captions[0].value}" in evolution.grid._canvas.accessibleDescription()
+    choose(window.model.choice, bundle.DEFAULT_MODEL)
+    wait(lambda: at_start(window) and len(window.player.session.start.checkpoint.classes) == 10)
+    assert "E(x)" not in evolution.about.text()
+    assert f", p {evolution.grid.captions[0].value}" in evolution.grid._canvas.accessibleDescription()
 
 
 def test_the_lens_says_why_it_stays_off(window: MainWindow, wait: Wait, opened: MainWindow) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import training_folders
 from PIL import Image
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QImage
@@ -24,6 +25,7 @@ from cem_core.session import Session
 from cem_gui.panels.export import ExportDialog
 from cem_gui.panels.similarity import HINT, told
 from cem_gui.similarity import SAMPLES, SimilarityStage
+from cem_gui.widgets.figures import figure
 from cem_gui.window import _STAGES, MainWindow
 
 ROBUST = bundle.DEFAULT_MODEL
@@ -56,6 +58,10 @@ def between(stage: SimilarityStage, *paths: object) -> Callable[[], bool]:
     """As `ready`, and the run is of these two."""
     wanted = tuple(map(str, paths))
     return lambda: ready(stage)() and runs(stage)[0].start.spec.reference.images[:2] == wanted
+
+
+def shown_similarity(stage: SimilarityStage) -> float:
+    return float(stage.panel.columns[0].similarity.text().replace("−", "-"))
 
 
 def runs(stage: SimilarityStage) -> list[Session]:
@@ -129,9 +135,35 @@ def test_later_there_are_two_empty_places_and_a_way_to_see_something(stage: Simi
     wait(between(stage, *map(sample, SAMPLES)))
     assert [slot.name.text() for slot in stage.panel.slots] == [f"{stem}.jpg" for stem in SAMPLES]
     assert not stage.panel.empty.isVisible()
+    run_to_end(stage, wait)
+    assert stage.timeline.position.text() == f"step {STEPS} of {STEPS}"
     stage.panel.slots[0].clear.click()
     assert stage.panel.empty.isVisible()
+    assert stage.panel.empty.text() == HINT
     assert stage._job is None
+    assert stage.timeline.position.text() == "No steps yet"
+    assert not stage.timeline.strip.has_thumb(0)
+
+
+def test_with_both_images_it_asks_for_no_more(
+    stage: SimilarityStage, window: MainWindow, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the runs begin."""
+    monkeypatch.setattr(window.prober, "begin", lambda _: None)
+    stage.panel.try_samples.click()
+    wait(lambda: stage._job is not None)
+    assert stage.panel.empty.text() == "Beginning …"
+    assert not stage.panel.try_samples.isVisible()
+
+
+def test_what_is_for_the_window_is_left_to_it(
+    pair: SimilarityStage, window: MainWindow, wait: Wait, tmp_path: Path
+) -> None:
+    """A training that was dropped here is no folder of images."""
+    folder = training_folders.write(tmp_path / "run", epochs=1)
+    assert drop(window, data_of(folder), pair.panel.slots[0])
+    wait(lambda: window.stage is window.training)
+    assert pair._paths == [sample(stem) for stem in SAMPLES]
 
 
 def test_two_dropped_images_show_how_similar_they_are(
@@ -192,17 +224,17 @@ def test_the_morph_is_played_and_gone_through(pair: SimilarityStage, window: Mai
         names = ("A", "B", *session.start.references[2:])
         order = np.argsort(-f[step])
         assert [item.name for item in column.nearest.items[:3]] == [names[k] for k in order[:3]]
-        assert column.nearest.items[0].said == f"{f[step].max():.2f}"
+        assert column.nearest.items[0].said == figure(f[step].max())
     column.curves.stepped.emit(2)
     assert pair.step == 2
 
 
 def test_swapped_it_begins_from_the_other(pair: SimilarityStage, wait: Wait) -> None:
-    before = float(pair.panel.columns[0].similarity.text())
+    before = shown_similarity(pair)
     run_to_end(pair, wait)
     QTest.mouseClick(pair.panel.swap, Qt.MouseButton.LeftButton)
     wait(between(pair, *map(sample, reversed(SAMPLES))))
-    assert float(pair.panel.columns[0].similarity.text()) == pytest.approx(before, abs=2e-3), "f is symmetric"
+    assert shown_similarity(pair) == pytest.approx(before, abs=2e-3), "f is symmetric"
     [chain] = runs(pair)[0].start.spec.chains
     assert chain.start == ImageStart(sample(SAMPLES[1]))
     assert [slot.name.text() for slot in pair.panel.slots] == [f"{stem}.jpg" for stem in reversed(SAMPLES)]

@@ -24,6 +24,7 @@ from cem_core.training.history import History
 from cem_core.training.progress import LOG, RECIPE, Ended
 from cem_core.training.recipe import Contrastive
 from cem_gui.training import TrainingStage, _read_on
+from cem_gui.widgets.figures import figure
 from cem_gui.window import MainWindow
 
 
@@ -106,6 +107,7 @@ def test_an_empty_view_says_how_to_begin(window: MainWindow, wait: Wait, folder:
     window.tabs.setCurrentIndex(window.tabs.count() - 1)
     assert window.stage is window.training
     assert not window.acts.run.isEnabled()
+    assert window.hints.text() == "", "Space does nothing yet"
     assert window.status.text() == "No training is open"
     press(Qt.Key.Key_Space)
     button = window.training.panel.recent.itemAt(0).widget()
@@ -248,6 +250,20 @@ def test_escape_ends_the_strip_and_what_is_there_stays(window: MainWindow, wait:
     wait(lambda: len(done(stage)) == 2)
 
 
+def test_escape_ends_the_wait_for_epochs_that_come(
+    window: MainWindow, wait: Wait, stage: TrainingStage, folder: Path
+) -> None:
+    stage.run_or_pause()
+    wait(lambda: not stage.busy and sorted(done(stage)) == [1, 2])
+    stage.panel.table.setFocus()
+    press(Qt.Key.Key_Escape)
+    assert window.status.text() == "2 epochs morphed"
+    folders.train(folder, 3)
+    wait(lambda: rows(stage) == 3)
+    assert not stage.busy
+    assert window.acts.run.isEnabled(), "it can be asked for"
+
+
 def test_a_damaged_checkpoint_is_told_of_and_the_others_are_shown(
     window: MainWindow, wait: Wait, stage: TrainingStage, folder: Path
 ) -> None:
@@ -285,7 +301,7 @@ def test_an_encoder_goes_towards_another_image(window: MainWindow, wait: Wait, t
     last = [word for word in words if isinstance(word, Step)][-1]
     assert np.array_equal(done(stage)[1], last.pixels)
     alike = words[0].likeness(last.logits)[0, images.index(choices.target)]
-    assert stage.panel.strip._columns[1].captions[0] == f"cos {alike:.2f}"
+    assert stage.panel.strip._columns[1].captions[0] == f"cos {figure(alike)}"
 
 
 def test_another_training_ends_the_strip_of_the_one_before(

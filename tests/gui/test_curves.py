@@ -18,6 +18,7 @@ from cem_core.messages import Norm
 from cem_core.session import Session
 from cem_gui import theme
 from cem_gui.panels.curves import CurvesPanel
+from cem_gui.widgets.figures import figure
 from cem_gui.widgets.plot import Plot
 
 STEPS = 20
@@ -154,6 +155,16 @@ def test_a_single_step_can_be_shown(panel: CurvesPanel) -> None:
     panel.grab()
 
 
+def test_names_that_look_alike_when_they_are_cut_have_a_curve_each(panel: CurvesPanel) -> None:
+    names = ("automobile-north-1", "automobile-south-1", "automobile-south-2")
+    alike = scenario(steps=2, chains=1, classes=names)
+    choose(panel, "probability", 1)
+    panel.show_numbers(alike.start, alike.numbers, 0, 1, "l2")
+    p = np.exp(alike.numbers.logits[:, 0] + alike.numbers.energy[:, 0, None])
+    curves = drawn(panel.probability)
+    assert sorted(map(tuple, curves.values())) == sorted(map(tuple, p.T))
+
+
 def test_names_of_classes_are_text(panel: CurvesPanel) -> None:
     odd = scenario(steps=2, chains=1, classes=("<b>bold</b>", "a & b"))
     panel.show_numbers(odd.start, odd.numbers, 0, 1, "l2")
@@ -167,7 +178,7 @@ def test_the_cursor_is_the_same_in_all_three(panel: CurvesPanel, run: Session) -
     panel.set_cursor(7)
     for plot in (panel.energy, panel.probability, panel.distance):
         assert plot._cursor.value() == 7
-    assert f"E(x) {run.numbers.energy[7, 1]:.2f}" in legend(panel.energy)
+    assert f"E(x) {figure(run.numbers.energy[7, 1])}" in legend(panel.energy)
 
 
 def test_a_cursor_that_is_set_is_not_announced(qtbot, panel: CurvesPanel) -> None:
@@ -207,17 +218,17 @@ def test_hovering_reads_the_values_there(panel: CurvesPanel, run: Session, wait:
     QTest.mouseMove(viewport, at(panel.energy, 3))
     QTest.mouseMove(viewport, at(panel.energy, 4))
     wait(lambda: "at step 4" in legend(panel.energy))
-    assert f"E(x) {run.numbers.energy[4, 1]:.2f}" in legend(panel.energy)
+    assert f"E(x) {figure(run.numbers.energy[4, 1])}" in legend(panel.energy)
     assert "at step" not in legend(panel.distance)
     QTest.mouseMove(panel.energy.title)
     QTest.mouseMove(panel.energy.title, QPoint(2, 2))
     wait(lambda: "at step" not in legend(panel.energy))
-    assert f"E(x) {run.numbers.energy[STEPS, 1]:.2f}" in legend(panel.energy)
+    assert f"E(x) {figure(run.numbers.energy[STEPS, 1])}" in legend(panel.energy)
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.9812, "0.98"), (-14.83, "-14.83"), (1.2e-5, "1.2e-05"), (0.00123, "0.0012"), (123456, "1.2e+05")],
+    [(0.0, "0"), (0.9812, "0.98"), (-14.83, "−14.83"), (1.2e-5, "1.2e−05"), (0.00123, "0.0012"), (123456, "1.2e+05")],
 )
 def test_numbers_have_as_many_digits_as_can_be_read(qtbot, value: float, text: str) -> None:
     plot = Plot("Energy")

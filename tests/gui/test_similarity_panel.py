@@ -212,4 +212,18 @@ def test_colours_follow_the_theme(panel: SimilarityPanel, qapp) -> None:
 
 
 def test_similarities_are_told_in_a_width_that_does_not_jump() -> None:
-    assert [told(f) for f in (0.12345, -1, 12.345, -1234.5)] == ["0.123", "-1.000", "12.3", "-1,234.5"]
+    assert [told(f) for f in (0.12345, -1, 12.345, -1234.5)] == ["0.123", "−1.000", "12.3", "−1,234.5"]
+
+
+def test_values_on_low_plots_keep_apart(panel: SimilarityPanel) -> None:
+    """However low a plot is, its values are round, and legible one below the other."""
+    axis = panel.columns[0].curves.view.getPlotItem().getAxis("left")
+    for size in (30, 60, 150, 900):
+        for low, high in ((-1.0, 1.0), (0.0, 1.47), (-0.0036, -0.0025), (3.0, 7.3), (0.0, 8e4)):
+            [(spacing, offset)] = axis.tickSpacing(low, high, size)
+            assert offset == 0
+            assert spacing / (high - low) * size >= 14
+            assert (high - low) / spacing <= 7
+            assert float(f"{spacing:.0e}") == pytest.approx(spacing)
+            assert f"{spacing:.0e}"[0] in "125"
+    assert axis.tickStrings([-0.5, 0.5], 1, 0.5) == ["−0.5", "0.5"]

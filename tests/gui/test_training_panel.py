@@ -97,7 +97,7 @@ def test_rows_have_the_numbers_of_each_epoch(panel: TrainingPanel, told: Told) -
     rows = panel.table.model()
     assert rows.rowCount() == 3
     cells = [rows.index(1, column).data() for column in range(rows.columnCount())]
-    assert cells == ["2", "1.800", "60.0 %", "40.0 %", "-0.20", "2.0"]
+    assert cells == ["2", "1.800", "60.0 %", "40.0 %", "−0.20", "2.0"]
 
 
 def test_what_was_not_measured_is_told_as_such(panel: TrainingPanel, tmp_path: Path) -> None:
