@@ -100,8 +100,7 @@ def fit_head(subject: Subject, data: Data, out: Path | None = None) -> Iterator[
     place = encoder.with_name(encoder.stem + bundle.HEAD) if out is None else out.expanduser()
     if place.resolve() == encoder.resolve():
         raise Refused(f"{place.name} is the encoder itself: choose another name.")
-    if not place.parent.is_dir() or place.is_dir():  # rather now than after an hour
-        raise Refused(f"{place} cannot be written: choose a file in a folder that there is.")
+    writing.check(place)  # rather now than after an hour
     labelled = open_labelled(data)
     if len(labelled.classes) < 2:
         raise Refused(f"{labelled.name} has one class, {labelled.classes[0]}: a head needs two or more to tell apart.")

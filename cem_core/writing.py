@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +23,25 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         Refused: it cannot be written, or the path leads to something else than a file.
     """
+    with _beside(path) as made:
+        made.write_bytes(data)  # with the usual permissions, which a temporary file has not
+        made.replace(path)
+
+
+def check(path: Path) -> None:
+    """Raises Refused as `replace` would, before there is anything to write."""
+    with _beside(path):
+        pass  # asking for permissions says little: a disk may be read-only, and root may do anything
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Where a file is made that shall take the place of another."""
     try:
         if not path.name or (path.exists() and not path.is_file()):
             raise Refused(f"{path} cannot be written, being no ordinary file: choose another name.")
         with tempfile.TemporaryDirectory(prefix=BESIDE, dir=path.parent) as beside:
-            made = Path(beside) / path.name
-            made.write_bytes(data)  # with the usual permissions, which a temporary file has not
-            made.replace(path)
+            yield Path(beside) / path.name
     except OSError as error:
         raise Refused(f"{path} cannot be written ({error.strerror or error}): choose another file.") from error
 

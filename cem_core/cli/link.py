@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +87,11 @@ def link(
     spec = RunSpec("", "", sampler, chains, reference=batch)
     request = Linked(linking.lay_out(spec, first.classes, subjects))
     out = out.expanduser()
-    new = not out.exists()
     writing.claim(out, _RECORD, _MADE_BY)
     try:
         sessions, crossings, problems = _played(request)
     except Refused:
-        if new:
+        with suppress(OSError):  # something lies in it
             out.rmdir()
         raise
     names = _apart([Path(checkpoint.path).stem for _, checkpoint in subjects])

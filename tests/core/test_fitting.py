@@ -166,7 +166,8 @@ def test_what_cannot_be_fitted_is_refused(data: Path, encoder: Path, tmp_path: P
     assert "classifier.safetensors has a head of its own" in refused(classifier)
     assert "classifier.safetensors has a head of its own" in refused(classifier, head="none")
     assert "net.safetensors is the encoder itself" in refused(encoder, out=encoder)
-    assert "cannot be written" in refused(encoder, out=tmp_path / "nowhere" / "x.safetensors")
+    for out in (tmp_path / "nowhere" / "x.safetensors", tmp_path, tmp_path / ("x" * 300)):  # before any image is read
+        assert "cannot be written" in refused(encoder, tmp_path / "missing", out)
     assert "There is no folder or archive" in refused(encoder, tmp_path / "missing")
     shutil.copytree(data / "cat", tmp_path / "one" / "cat")
     assert "has one class, cat: a head needs two or more" in refused(encoder, tmp_path / "one")

@@ -133,6 +133,17 @@ def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
     assert said_next[-1].step == stopped.step + 2
 
 
+def test_where_one_ends_the_other_ends_too_and_only_one_says_why(folder: Path) -> None:
+    """Only the first sees what lies in the folder: the other waits for it."""
+    (folder / "out").mkdir()
+    (folder / "out" / LOG).write_text("theirs")
+    done = started([*TORCHRUN, "-m", "cem_core.cli", "train", str(written(folder)), "--out", str(folder / "out"),
+                    "--device", "cpu"])  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("but no recipe of a training") == 1
+    assert "[rank" not in done.stderr  # as a traceback of the other begins
+
+
 def test_a_batch_that_cannot_be_shared_is_told(folder: Path) -> None:
     asked = recipe.read(written(folder))
     for count in (3, 8):

@@ -233,6 +233,7 @@ def test_the_contrastive_part_of_the_likelihood_gradient_is_that_of_adversarial_
         (RECIPE.format(objective=STANDARD + "\neps = 1", epochs=1, held=0), "unknown field `eps`"),
         (RECIPE.format(objective=SINGLE.replace("0.5", "-1"), epochs=1, held=0), "eps must be above 0"),
         (RECIPE.format(objective=STANDARD, epochs=1, held=0).replace('"tiny"', '"../tiny"'), "name of a file"),
+        (RECIPE.format(objective=SINGLE.replace("0.5", "4000"), epochs=1, held=0), "at most 1000"),
         ("[data", "is not TOML"),
         ("a = " + 5000 * "[", "is not TOML"),
         ("#" * 2**21, "which no recipe is"),
@@ -242,6 +243,8 @@ def test_the_contrastive_part_of_the_likelihood_gradient_is_that_of_adversarial_
                 ("width = 4", "width = " + 400 * "9", "not a number of many digits"),
                 ("size = 16", "size = 16\nmean = [nan, 0.0, 0.0]", "mean must be between"),
                 ("crop = 2", "crop = 16", "crop must be below the size of the images"),
+                ("width = 4", "wide = 4", "`$.network`; docs/training.md lists all keys"),
+                ('"images"', '""', "path of the data is empty"),
                 ('"tiny"', '"state"', "name of a file"),
                 ('"tiny"', '".."', "name of a file"),
                 ('"tiny"', f'"{101 * "x"}"', "name of a file"),
@@ -325,6 +328,53 @@ def test_a_state_that_is_no_numbers_does_not_replace_one_that_is(folder: Path, m
     with pytest.raises(Refused, match="infinite before step 4: begin anew"):
         trained(asked, folder / "out", resume=True)
     assert (folder / "out" / STATE).read_bytes() == kept
+
+
+def test_a_recipe_may_begin_with_a_mark(folder: Path) -> None:
+    path = written(folder)
+    plain = recipe.read(path)
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert recipe.read(path) == plain
+
+
+@pytest.mark.parametrize("out", ["images", "images/run"])
+def test_what_is_written_does_not_become_a_class(folder: Path, out: str) -> None:
+    """Else the folders of a training would be among its classes when it goes on."""
+    with pytest.raises(Refused, match="lies among the classes"):
+        trained(recipe.read(written(folder)), folder / out)
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["bright", "dark"]
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("tiny.toml", "is a file: choose a folder."),
+        ("tiny.toml/out", "choose another folder, or mend this one"),
+        ("x" * 300, "File name too long"),
+        ("~nobody-is-called-so/out", "begins with ~ and a name that no user has"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_folder_that_cannot_be_is_one_sentence(folder: Path, out: str, says: str) -> None:
+    path = out if out.startswith("~") else str(folder / out)
+    done = CliRunner().invoke(main, ["train", str(written(folder)), "--out", path, "--device", "cpu"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert says in done.stderr
+    assert "make room" not in done.stderr
+
+
+def test_what_was_half_written_is_taken_away(folder: Path) -> None:
+    """It was killed while it wrote; what others make there stays."""
+    asked = recipe.read(written(folder))
+    trained(asked, folder / "out", 5)
+    halves = [folder / "out" / ".cem-explorer-1" / STATE, folder / "out" / EPOCHS / ".cem-explorer-2" / "tiny.safetensors"]
+    theirs = folder / "out" / ".cem-explorer-3" / "frame.png"
+    for file in (*halves, theirs):
+        file.parent.mkdir()
+        file.write_bytes(b"half")
+    trained(asked, folder / "out", resume=True)
+    assert not any(file.parent.exists() for file in halves)
+    assert theirs.exists()
 
 
 def test_bad_data_is_one_sentence(folder: Path) -> None:
