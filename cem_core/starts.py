@@ -246,7 +246,9 @@ def _statistics(classes: tuple[str, ...], shape: tuple[int, ...]) -> tuple[tuple
             if fits and (not classes or known == classes):
                 parts = (file.get_tensor(key).astype(np.float32) for key in ("mean", "directions", "rest"))
                 return known, Gaussians(*parts)
-    raise Refused("There are no class Gaussians for the classes of this model, or not of its image size: start from images or noise.")
+    raise Refused(
+        "There are no class Gaussians for the classes of this model, or not of its size: start from images or noise."
+    )
 
 
 def _version(path: Path) -> tuple[int, int]:

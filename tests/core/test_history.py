@@ -181,7 +181,7 @@ def test_no_file_elsewhere_is_a_checkpoint(tmp_path: Path, file: str) -> None:
     (folder / EPOCHS / "link").symlink_to(tmp_path / "outside")
     (folder / EPOCHS / "ring").symlink_to(folder / EPOCHS / "ring")
     os.mkfifo(folder / EPOCHS / "pipe")
-    with pytest.raises(Refused, match=r"names a file elsewhere|is not in") as refused:
+    with pytest.raises(Refused, match="is not in") as refused:
         History.open(folder).checkpoint(epoch(1, file=file))
     assert "\n" not in str(refused.value)
 

@@ -367,7 +367,10 @@ def test_what_was_half_written_is_taken_away(folder: Path) -> None:
     """It was killed while it wrote; what others make there stays."""
     asked = recipe.read(written(folder))
     trained(asked, folder / "out", 5)
-    halves = [folder / "out" / ".cem-explorer-1" / STATE, folder / "out" / EPOCHS / ".cem-explorer-2" / "tiny.safetensors"]
+    halves = [
+        folder / "out" / ".cem-explorer-1" / STATE,
+        folder / "out" / EPOCHS / ".cem-explorer-2" / "tiny.safetensors",
+    ]
     theirs = folder / "out" / ".cem-explorer-3" / "frame.png"
     for file in (*halves, theirs):
         file.parent.mkdir()
