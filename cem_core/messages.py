@@ -7,7 +7,7 @@ stream of `RunStart`, `Step` … `Step`, `RunEnd`. The same structs are the JSON
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,6 +20,8 @@ Precision = Literal["float32", "bfloat16"]
 Reason = Literal["done", "stopped", "failed"]
 Source = Literal["file", "name", "guess", "choice"]
 
+NORMS: Final[dict[Norm, str]] = {"l2": "L2", "linf": "L∞"}
+"""As they are shown."""
 MAX_STEPS = 100_000
 MAX_CHAINS = 1024
 MAX_REFERENCES = 4096

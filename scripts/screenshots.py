@@ -68,11 +68,14 @@ def main() -> None:
         window.acts.run.trigger()
         _until(app, lambda: window.accuracy.can_export and not window.accuracy.busy)
         window.grab().save(str(_OUT / "accuracy.png"))
+        _show(app, window, window.similarity)
+        _until(app, lambda: window.similarity.last_step == 60 and not window.similarity.busy)
+        window.grab().save(str(_OUT / "similarity.png"))
         window.close()
 
 
 def _show(app: QApplication, window: MainWindow, stage: Stage) -> None:
-    window.tabs.setCurrentIndex(next(i for i in range(1, 6) if window.stage_at(i) is stage))
+    window.tabs.setCurrentIndex(next(i for i in range(1, window.tabs.count()) if window.stage_at(i) is stage))
     _until(app, lambda: True)
 
 

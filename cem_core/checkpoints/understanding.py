@@ -18,7 +18,7 @@ from cem_core.checkpoints.hashing import sha256
 from cem_core.checkpoints.reading import Contents, Watch, read
 from cem_core.checkpoints.sniffing import sniff
 from cem_core.checkpoints.unwrapping import Tensors
-from cem_core.messages import Checkpoint, Fact, Refused
+from cem_core.messages import NORMS, Checkpoint, Fact, Norm, Refused
 from cem_core.models import Network, Normalisation, Plan
 from cem_core.models.family import shown
 
@@ -290,8 +290,8 @@ def _threat(stem: str) -> str:
 
 
 def _attack(point: dict[str, float | str]) -> str:
-    norm = {"l2": "L2", "linf": "L∞"}[str(point["norm"])]
-    return f"at {norm} {point['eps']:g}" if point["eps"] else "clean"
+    norm: Norm = "linf" if point["norm"] == "linf" else "l2"
+    return f"at {NORMS[norm]} {point['eps']:g}" if point["eps"] else "clean"
 
 
 def _check_choices(choices: Mapping[str, str], checkpoint: Checkpoint) -> None:

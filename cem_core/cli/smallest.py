@@ -79,11 +79,10 @@ def smallest(image: Path, references: tuple[str, ...], out: Path | None, as_json
 
 def _echo(checkpoints: Sequence[Checkpoint], flips: Sequence[Flip]) -> None:
     """A line for each model and norm."""
-    from cem_core.messages import Norm
+    from cem_core.messages import NORMS
 
-    norms: dict[Norm, str] = {"l2": "L2", "linf": "L∞"}
     lines = [
-        (checkpoints[flip.subject].name, norms[flip.norm], *_told(checkpoints[flip.subject].classes, flip))
+        (checkpoints[flip.subject].name, NORMS[flip.norm], *_told(checkpoints[flip.subject].classes, flip))
         for flip in flips
     ]
     name, eps = max(len(line[0]) for line in lines), max(len(line[2]) for line in lines)

@@ -50,7 +50,7 @@ def train(recipe: Path, out: Path, data: str | None, resume: bool, device: Any) 
                 case Began():
                     told = _Told(word, wanted.optimiser.batch, time.monotonic())
                     click.echo(told.begun())
-                    if isinstance(wanted.objective, recipes.Contrastive):
+                    if word.held and isinstance(wanted.objective, recipes.Contrastive):
                         click.echo("clean and robust are those of a linear head on its features, fitted for that alone")
                     advance(told)
                 case Progress():
@@ -64,6 +64,9 @@ def train(recipe: Path, out: Path, data: str | None, resume: bool, device: Any) 
                 case Ended(reason="stopped"):
                     click.echo(f"Saved after {word.step:,} steps; the same command with --resume goes on.", err=True)
                     raise click.exceptions.Exit(130)
+                case Ended(reason="done"):
+                    already = "done before: " if told is not None and told.word.first == told.word.steps else ""
+                    click.echo(f"{already}{out / wanted.name}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,24 @@ class _Told:
     def after(self, word: Epoch) -> _Told:
         if word.clean is None or word.robust is None:
             return self
-        norm = {"l2": "L2", "linf": "L∞"}[word.norm]
-        shares = f"clean {100 * word.clean:.1f} %, robust {100 * word.robust:.1f} % at {norm} {word.eps:.3g}"
+        from cem_core.messages import NORMS
+
+        told = f"{NORMS[word.norm]} {word.eps:.3g}"
+        shares = f"clean {100 * word.clean:.1f} %, robust {100 * word.robust:.1f} % at {told}"
         return replace(self, shares=shares)
 
     def epoch(self, word: Epoch) -> str:
         """With the rate since it began or was gone on with, and the time left at that."""
         a_step = (time.monotonic() - self.since) / max(1, word.step - self.word.first)
         rate = f"{self.batch / a_step:,.0f} images/s"
-        left = f"{a_step * (self.total - word.step) / 60:,.0f} min left" if word.step < self.total else ""
-        spent = f"{word.seconds / 60:.0f} min"
+        left = f"{_lasting(a_step * (self.total - word.step))} left" if word.step < self.total else ""
+        spent = _lasting(word.seconds)
         said = f"epoch {word.epoch}: loss {word.loss:.3f}"
         return ", ".join(part for part in (said, self.shares, rate, spent, left) if part)
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:,.0f} min"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cem_core.drawing import COLOURS, GRID, INK, MUTED, Box, Pen, Point, ticks
-from cem_core.messages import Floats
+from cem_core.messages import NORMS, Floats
 from cem_core.probes.report import Files, Gathered, attack_told, told
 from cem_core.probes.requests import Energies
 from cem_core.probes.results import Answer, Kind, Sample, auroc
@@ -30,7 +30,6 @@ PNG: Final = "energies.png"
 MADE_BY: Final = "cem-explorer energies"
 KINDS: Final[tuple[Kind, ...]] = ("clean", "adversarial", "generated")
 _BINS: Final = (10, 60)
-_NORMS: Final = {"l2": "L2", "linf": "L∞"}
 
 
 class Row(NamedTuple):
@@ -186,7 +185,7 @@ def _draw(pen: Pen, report: EnergyReport) -> None:
     norm, of = request.attack.norm, Path(request.data.path).name or "bundled samples"
     said = f"{'' if report.complete else 'unfinished; '}{report.begun.images:,} images of {of}"
     if request.eps > 0:
-        said += f"; adversarial: {attack_told(request.attack)}, {_NORMS[norm]} {told(request.eps, norm)}"
+        said += f"; adversarial: {attack_told(request.attack)}, {NORMS[norm]} {told(request.eps, norm)}"
     pen.text((28, _TOP + _PANEL * len(report.names) + _BOTTOM - 16), said, MUTED, 11)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cem_core import writing
 from cem_core.drawing import GRID, INK, MUTED, Box, Pen, Pixels, Svg, colour_of, ticks
 from cem_core.images import png
-from cem_core.messages import Norm
+from cem_core.messages import NORMS, Norm
 from cem_core.probes import lights
 from cem_core.probes.requests import ATTACKS, Accuracy, Attack
 from cem_core.probes.results import Answer, Cell, Light, Lights, Note, Opening, Point
@@ -329,14 +329,13 @@ def _table(report: Report) -> str:
 # The drawing ------------------------------------------------------------------------------------------------------
 
 _WIDE, _HIGH = 760.0, 520.0
-_NORMS: Final[dict[Norm, str]] = {"l2": "L2", "linf": "L∞"}
 
 
 def _draw(pen: Pen, report: Report) -> None:
     """Accuracy against ε, a curve a model; each is numbered, as colours alone tell not everybody enough."""
     attack = report.request.attack
     eps, names = report.eps, report.names
-    pen.text((28, 26), f"Accuracy under {attack_told(attack)} ({_NORMS[attack.norm]})", INK, 17)
+    pen.text((28, 26), f"Accuracy under {attack_told(attack)} ({NORMS[attack.norm]})", INK, 17)
     for number, name in enumerate(names):
         y = 52 + 18.0 * number
         pen.line([(28, y), (46, y)], colour_of(number), 2.5)
@@ -381,7 +380,7 @@ def _axes(pen: Pen, box: Box, eps: tuple[float, ...], norm: Norm) -> None:
         if x - 3.5 * len(label) > free:
             pen.text((x, bottom + 14), label, MUTED, 11, "m")
             free = x + 3.5 * len(label) + 6
-    pen.text((box.left + box.width / 2, bottom + 34), f"ε ({_NORMS[norm]}, pixels in [0,1])", INK, 12, "m")
+    pen.text((box.left + box.width / 2, bottom + 34), f"ε ({NORMS[norm]}, pixels in [0,1])", INK, 12, "m")
 
 
 def _apart(ends: list[tuple[float, float, int]], least: float = 13) -> Iterator[tuple[float, float, int]]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from cem_core import runner
 from cem_core.datasets import Arrays, Dataset, open_labelled
-from cem_core.messages import Device, Refused
+from cem_core.messages import NORMS, Device, Refused
 from cem_core.models import Model, Normalisation
 from cem_core.models.preact_resnet import BLOCKS, PreActResNet
 from cem_core.probes.requests import Data
@@ -387,15 +387,31 @@ def _checkpoint(state: _State, recipe: Recipe, classes: tuple[str, ...]) -> byte
     if not all(value.isfinite().all() for value in tensors.values()):
         raise _infinite(state)
     network = recipe.network
+    # Where the data lie is nobody's business whom the checkpoint is given to.
+    told = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=Path(recipe.data.path).name))
     metadata = {
         "format": "cem-explorer", "name": recipe.name, "family": network.family, "activation": network.activation,
         "shortcut_input": "activated", "image_size": str(network.size),
         "mean": msgspec.json.encode(network.mean).decode(), "std": msgspec.json.encode(network.std).decode(),
-        "recipe": msgspec.json.encode(recipe).decode(),
+        "recipe": msgspec.json.encode(told).decode(),
     }  # fmt: skip
+    if against := _against(recipe):
+        metadata["trained_against"] = against
     if state.average.head is not None:
         metadata["classes"] = msgspec.json.encode(classes).decode()
     return save(tensors, metadata)
+
+
+def _against(recipe: Recipe) -> str:
+    """The ball of the attack, as cards tell it; empty if there was none."""
+    objective = recipe.objective
+    attack = objective.attack if isinstance(objective, Contrastive) else objective
+    if not isinstance(attack, Attack):
+        return ""
+    said = f"{NORMS[attack.norm]}, ε = {attack.eps:g}"
+    if isinstance(objective, Contrastive) and objective.views.size not in (None, recipe.network.size):
+        said += f" on views of {objective.views.size} pixels"
+    return said
 
 
 def _tensors(state: _State) -> dict[str, Tensor]:

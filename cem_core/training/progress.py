@@ -1,10 +1,12 @@
-"""What a training tells, and what its folder holds of it: numpy-free messages, a line each in log.jsonl."""
+"""What a training tells, and what its folder holds of it: torch-free messages, a line each in log.jsonl."""
 
 from __future__ import annotations
 
 from typing import Final, TypeAlias
 
 import msgspec
+
+from cem_core.messages import Norm
 
 LOG: Final = "log.jsonl"
 RECIPE: Final = "recipe.json"
@@ -52,7 +54,7 @@ class Epoch(msgspec.Struct, frozen=True, tag="epoch", tag_field="kind"):
     robust: float | None
     """Likewise, under PGD-10 at `eps` besides."""
     eps: float
-    norm: str
+    norm: Norm
     energy_gap: float | None
     """Mean ΔE = E(x) − E(x*) between the images and the same attacked."""
     file: str

@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import bundle
-from cem_core.messages import Norm
+from cem_core.messages import NORMS, Norm
 from cem_core.probes.report import Report, attack_told, told
 from cem_core.probes.results import Light, Point, worst
 from cem_gui import theme
@@ -34,7 +34,6 @@ _EMPTY: Final = (
     "How many of the images each model still classifies rightly when they are changed by up to ε, with 95 % bands, and "
     "how far to trust each number.\nPress Measure, or Space."
 )
-_NORMS: Final = {"l2": "L2", "linf": "L∞"}
 _MODEL, _EPS, _ACCURACY, _BAND, _IMAGES, _LIGHTS = range(6)
 _KEY: Final = Qt.ItemDataRole.UserRole
 
@@ -182,7 +181,7 @@ def _about(report: Report, points: list[list[Point]], so_far: bool, stale: bool)
     request, images = report.request, report.begun.images - len(report.skipped)
     least = min((point.total for known in points for point in known), default=0)
     count = f"{least:,} of {images:,} images so far" if so_far else f"{images:,} images"
-    parts = [attack_told(request.attack), _NORMS[request.attack.norm], count, "95 % bands (Wilson)"]
+    parts = [attack_told(request.attack), NORMS[request.attack.norm], count, "95 % bands (Wilson)"]
     if stale:
         parts.append("not yet measured with what is chosen now")
     return " · ".join(parts)

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from cem_core import bundle
-from cem_core.messages import Norm
+from cem_core.messages import NORMS, Norm
 from cem_core.probes.energy_report import EnergyReport, Row
 from cem_core.probes.report import attack_told, told
 from cem_core.probes.requests import MODELS
@@ -44,7 +44,6 @@ _ALONE: Final = (
     "E(x) of each model has a constant of its own: compare shapes, ΔE and AUROC between models, never energies."
 )
 _GENERATED: Final = 20
-_NORMS: Final = {"l2": "L2", "linf": "L∞"}
 _NOTHING: Final = 0.05
 """An AUROC so near to 0.5 tells nothing that some hundred images could show."""
 
@@ -237,7 +236,7 @@ def _about(report: EnergyReport, so_far: bool, stale: bool) -> str:
     attack, eps, images = report.request.attack, report.request.eps, report.begun.images - len(report.skipped)
     least = min(len(report.energy(number, "clean")) for number in range(len(report.names)))
     parts = [
-        f"{attack_told(attack)} at {_NORMS[attack.norm]} ε = {told(eps, attack.norm)}",
+        f"{attack_told(attack)} at {NORMS[attack.norm]} ε = {told(eps, attack.norm)}",
         f"{least:,} of {images:,} images so far" if so_far else f"{images:,} images",
     ]
     if stale:

@@ -37,6 +37,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from cem_core.messages import NORMS
 from cem_core.training.progress import Began, Ended, Epoch, Progress
 from cem_core.training.recipe import Attack, Contrastive, Recipe
 from cem_gui import theme
@@ -55,7 +56,6 @@ _NARROWEST: Final = 400
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
 _SILENCE: Final = 120.0
 """Seconds without a word that are not worth one."""
-_NORMS: Final = {"l2": "L2", "linf": "L∞"}
 _KINDS: Final = {"standard": "Standard training", "adversarial": "Adversarial training", "trades": "TRADES",
                  "contrastive": "Contrastive training"}  # fmt: skip
 EXAMPLE: Final = "cem-explorer train assets/recipes/cifar10-robust-l2.toml --data DATA --out training"
@@ -551,7 +551,7 @@ def about(told: Told) -> str:
     said = [_KINDS.get(kind, kind.capitalize())]
     if attack is not None:
         steps = "1 step" if attack.steps == 1 else f"{attack.steps} steps"
-        said[0] += f" against {_NORMS[attack.norm]} ε {attack.eps:.3g} in {steps}"
+        said[0] += f" against {NORMS[attack.norm]} ε {attack.eps:.3g} in {steps}"
     size = f", {began.parameters / 1e6:.1f} M parameters" if began is not None else ""
     said.append(f"PreAct ResNet-{network.depth}, width {network.width}{size}")
     data = Path(recipe.data.path).name + (f" ({recipe.data.split})" if recipe.data.split else "")
@@ -564,7 +564,7 @@ def about(told: Told) -> str:
 def names(told: Told) -> tuple[str, str]:
     """Of the two accuracies."""
     word = next((word for word in reversed(told.epochs) if word.robust is not None), None)
-    under = f", {_NORMS.get(word.norm, word.norm)} ε {word.eps:.3g}" if word is not None else ""
+    under = f", {NORMS[word.norm]} ε {word.eps:.3g}" if word is not None else ""
     return ("linear probe" if told.encodes else "clean"), ("probe" if told.encodes else "robust") + under
 
 

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scenarios import beginnings, linear, smooth
 from torch import Tensor
@@ -119,6 +120,17 @@ def test_it_learns_and_what_it_writes_opens(folder: Path, objective: str) -> Non
         assert model(levels.expand(2, 3, 16, 16)).argmax(1).tolist() == [0, 1]
     lines = (folder / "out" / LOG).read_bytes().splitlines()
     assert [msgspec.json.decode(line, type=Began | Progress | Epoch | Ended) for line in lines] == said
+
+
+def test_a_checkpoint_tells_of_its_training_but_not_where_the_data_lie(folder: Path) -> None:
+    trained(recipe.read(written(folder, SINGLE, epochs=1)), folder / "out")
+    with safe_open(folder / "out" / "tiny.safetensors", "pt") as file:
+        told = file.metadata()
+    assert msgspec.json.decode(told["recipe"])["data"]["path"] == "images"
+    assert str(folder) not in str(told)
+    against = checkpoints.inspect(str(folder / "out" / "tiny.safetensors")).fact("trained against")
+    assert against is not None
+    assert against.value == "L2, ε = 0.5"
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
