@@ -15,14 +15,15 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from cem_core import checkpoints, datasets, presets, runner, samplers, starts
-from cem_core.messages import Chain, GaussianStart, OverallStart, Start
+from cem_core.messages import Chain, Checkpoint, GaussianStart, OverallStart, Start
 from cem_core.models import Model
+from cem_core.models.torchvision_nets import import_torchvision
+from cem_core.similarity import Similarity
 
 _ENCODER = "cifar10-contrastive-l2"
-_SAMPLES, _TOGETHER, _SEEDS, _STEPS = 2000, 100, 3, 40
+_SAMPLES, _TOGETHER, _SEEDS, _STEPS = 2000, 100, 3, 20
 _REAL = 10_000
 
 
@@ -37,6 +38,9 @@ class _Features(nn.Module):
 
 
 def main() -> None:
+    import_torchvision()  # torchmetrics wants it, and one that is built for CUDA does not import without help
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     data, spec = os.environ.get("CIFAR"), find_spec("pyautoattack")
     if data is None or spec is None or spec.origin is None:
         print("wants pyautoattack, and CIFAR=PATH with labelled images of CIFAR-10")
@@ -70,7 +74,9 @@ def main() -> None:
             )
 
 
-def _sampled(compared, checkpoint, row: str, kinds: tuple[Start, ...], seed: int) -> Iterator[Tensor]:  # type: ignore[no-untyped-def]
+def _sampled(
+    compared: Similarity, checkpoint: Checkpoint, row: str, kinds: tuple[Start, ...], seed: int
+) -> Iterator[Tensor]:
     for first in range(0, _SAMPLES, _TOGETHER):
         chains = [Chain(kinds[i % len(kinds)], seed * 10**6 + first + i) for i in range(_TOGETHER)]
         x0 = torch.from_numpy(starts.make(checkpoint, chains)[0])
