@@ -24,7 +24,7 @@ endif
 test: xvfb .venv/.test ## the whole suite, with real windows on a screen of its own (ARGS="-k scrub")
 ifeq ($(ARGS),)
 	@code=0; \
-	$(bin)/python -m pytest tests/core -n auto --maxprocesses 8 || code=1; \
+	$(bin)/python -m pytest tests/core -n auto --maxprocesses 8 --dist loadgroup || code=1; \
 	$(on_screen) $(bin)/python -m pytest tests/gui tests/e2e tests/packaging || code=1; \
 	exit $$code
 else

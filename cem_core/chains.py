@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cem_core.messages import Chain, GaussianStart, ImageStart, Refused, Sampler, Start
+import msgspec
+
+from cem_core import bundle
+from cem_core.messages import Chain, GaussianStart, ImageStart, Reference, Refused, Sampler, Start
 
 
 def lay_out(
@@ -51,6 +54,12 @@ def compared(batch: Iterable[str], starts: Iterable[Start], targets: Iterable[st
     """
     own = (start.path for start in starts if isinstance(start, ImageStart))
     return tuple(dict.fromkeys([*batch, *own, *targets]))
+
+
+def settled(reference: Reference | None, temperature: float) -> Reference:
+    """What an encoder's run compares with, and how: the bundled samples and this temperature where nothing is said."""
+    reference = reference or Reference(tuple(map(str, bundle.samples())))
+    return reference if reference.temperature else msgspec.structs.replace(reference, temperature=temperature)
 
 
 def _target(targets: Sequence[int], index: int, seen: int | None) -> int | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cem_core import bundle
-from cem_core.images import SUFFIXES, Bytes, Picture, prepare, prepare_file, to_uint8
+from cem_core.images import SUFFIXES, Bytes, Picture, prepare, prepare_file, side, to_uint8
 from cem_core.messages import Refused
 from cem_core.probes.requests import Data
 
@@ -80,6 +80,9 @@ class Labelled(Protocol):
 
     def __len__(self) -> int: ...
 
+    def side(self) -> int:
+        """The shorter side of the first image, in pixels. Raises Refused if it cannot be read."""
+
     def take(self, first: int | None = None) -> Self:
         """The first n, evenly across classes; None: all."""
 
@@ -94,11 +97,14 @@ class Labelled(Protocol):
         """
 
 
-def open_labelled(data: Data) -> Labelled:
+def open_labelled(data: Data, *, classless: bool = False) -> Labelled:
     """Find the labelled images that a request means.
 
     Of a dataset of torchvision, its `root` is given or the folder in that which holds the files; the split is "test"
     unless said otherwise.
+
+    Args:
+        classless: as for `open_dataset`.
 
     Raises:
         Refused: as `open_dataset`; or the files are not those that torchvision fetches.
@@ -110,7 +116,7 @@ def open_labelled(data: Data) -> Labelled:
     path = Path(data.path).expanduser()
     if (found := _of_torchvision(path)) is not None:
         return _read_torchvision(*found, data.split).take(data.num)
-    return open_dataset(path, data.split).take(data.num)
+    return open_dataset(path, data.split, classless=classless).take(data.num)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +143,22 @@ class Dataset:
     def root(self) -> Path:
         """The folder of the class folders; of an archive, no path that exists."""
         return self.path / self.top
+
+    def side(self) -> int:
+        """As `Labelled` has it."""
+        if _is_folder(self.path):
+            path = self.path / self.files[0]
+            try:
+                with path.open("rb") as file:
+                    return side(file, path.name)
+            except OSError as error:
+                raise Refused(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
+        wanted = set(self.files)
+        with _streamed(self.path) as archive:
+            for member in archive:
+                if _inside(member.name) in wanted and (data := archive.extractfile(member)) is not None:
+                    return side(io.BytesIO(data.read()), member.name)
+        raise Refused(f"{self.path} has changed since it was opened: open it again.")
 
     def empty(self) -> list[str]:
         """Folders beside those of the classes, without images; none in archives, of which only images are known."""
@@ -219,13 +241,15 @@ class Dataset:
         return pixels, self.labels
 
 
-def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
+def open_dataset(path: str | Path, split: str | None = None, *, classless: bool = False) -> Dataset:
     """Find the labelled images of a folder or archive (.tar, .tar.gz, .tar.bz2, .tar.xz).
 
     Args:
         path: holds `<class>/<image>`, or `<split>/<class>/<image>`; folders around these do not matter, and links to
             folders are not followed.
         split: "train", "test", …; must be named where there are several.
+        classless: labels are not needed: where some image lies in no class folder, or there is but one of those, all
+            images are of one class.
 
     Raises:
         Refused: nothing there, no class folders, no such split, or a damaged archive.
@@ -239,13 +263,18 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     images = [PurePosixPath(file) for file in sorted(set(found)) if _is_name_of_image(file)]
     top = _top(path, images, split)
     depth = len(top.parts)
-    images = [image for image in images if image.is_relative_to(top) and len(image.parts) > depth + 1]
-    if not images:
-        raise Refused(f"{path} has no images in class folders: it should hold <class>/<image>.")
+    name = path.name or str(path)
+    everything = [image for image in images if image.is_relative_to(top)]
+    images = [image for image in everything if len(image.parts) > depth + 1]
     classes = sorted({image.parts[depth] for image in images})
+    if classless and everything and (len(classes) < 2 or len(images) < len(everything)):
+        images, classes = everything, [name]
+    elif not images:
+        where = "" if classless else " in class folders: it should hold <class>/<image>"
+        raise Refused(f"{path} has no images{where}.")
     number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number[image.parts[depth]] for image in images], np.int64)
-    return Dataset(path, tuple(classes), tuple(map(str, images)), labels, path.name or str(path), str(top))
+    labels = np.array([number.get(image.parts[depth], 0) for image in images], np.int64)
+    return Dataset(path, tuple(classes), tuple(map(str, images)), labels, name, str(top))
 
 
 def _samples() -> Dataset:
@@ -301,6 +330,10 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def side(self) -> int:
+        """As `Labelled` has it."""
+        return int(min(self.pixels.shape[1:3]))
 
     def take(self, first: int | None = None) -> Arrays:
         """As `Labelled` has it."""

@@ -91,15 +91,14 @@ def prepare_file(file: IO[bytes], name: str, size: int, channels: int = 3) -> Pi
     """`prepare` for a file that is open; `name` is what to call it in notes and refusals."""
     if size < 1 or channels not in (1, 3):
         raise ValueError(f"no model takes {channels}×{size}×{size}")
-    try:
-        with _alone_and_quiet():
-            return _fit(_open(file, name), name, size, channels)
-    except Refused:
-        raise
-    except MemoryError as error:
-        raise Refused(f"{name} needs more memory than there is: make the image smaller first.") from error
-    except Exception as error:  # a hostile file makes Pillow raise nearly anything
-        raise Refused(f"{name} is damaged or cut short: save it again or choose another file.") from error
+    with _damage_told(name), _alone_and_quiet():
+        return _fit(_open(file, name), name, size, channels)
+
+
+def side(file: IO[bytes], name: str) -> int:
+    """The shorter side of an image in pixels, as its header has it. Raises Refused as `prepare_file`."""
+    with _damage_told(name), _alone_and_quiet():
+        return min(_open(file, name).size)
 
 
 def to_uint8(pixels: Floats) -> Bytes:
@@ -163,6 +162,18 @@ def tile(pixels: Bytes, columns: int, gap: int = 0, background: Colour = 255) ->
 def enlarge(pixels: Bytes, scale: int) -> Bytes:
     """(…, H, W, 3) → (…, scale·H, scale·W, 3), each pixel a square (nearest neighbour)."""
     return pixels.repeat(scale, axis=-3).repeat(scale, axis=-2)
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except MemoryError as error:
+        raise Refused(f"{name} needs more memory than there is: make the image smaller first.") from error
+    except Exception as error:  # a hostile file makes Pillow raise nearly anything
+        raise Refused(f"{name} is damaged or cut short: save it again or choose another file.") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from cem_core.chains import settled
 from cem_core.messages import Chain, Checkpoint, Floats, Message, Refused, RunSpec
 from cem_core.probes.classes import alike, check_classes
 from cem_core.probes.requests import Subject
@@ -47,7 +48,7 @@ def lay_out(
     """The chains of a run for each model: the same starts, seeds and sampler, and labels of the same name.
 
     A chain without a label has the class that each model sees in its start. Encoders among themselves compare with the
-    reference batch of the spec.
+    reference batch of the spec, each at its own temperature unless that has one.
 
     Args:
         classes: what the labels of the spec are indices into.
@@ -82,9 +83,9 @@ def lay_out(
             device=subject.device,
             precision=subject.precision,
             choices=subject.choices,
-            reference=spec.reference,
+            reference=settled(spec.reference, checkpoint.temperature) if encoders else None,
         )
-        for (subject, _), known in zip(subjects, labels, strict=True)
+        for (subject, checkpoint), known in zip(subjects, labels, strict=True)
     )
 
 

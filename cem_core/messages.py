@@ -26,6 +26,7 @@ MAX_STEPS = 100_000
 MAX_CHAINS = 1024
 MAX_REFERENCES = 4096
 TEMPERATURE = 0.5
+"""Of an encoder that does not tell its own."""
 MAX_SEED = 2**63 - 1
 
 
@@ -141,11 +142,12 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Paths of the x_j."""
     cosine: bool = True
     """Compare unit features."""
-    temperature: float = TEMPERATURE
-    """What similarities are divided by."""
+    temperature: float | None = None
+    """What similarities are divided by; None: what the encoder was trained with."""
 
     def __post_init__(self) -> None:
-        _number("The temperature", self.temperature, 0.001, 1000)
+        if self.temperature is not None:
+            _number("The temperature", self.temperature, 0.001, 1000)
         if not 1 <= len(self.images) <= MAX_REFERENCES:
             raise Refused(f"A reference batch has between 1 and {MAX_REFERENCES:,} images, not {len(self.images):,}.")
 
@@ -167,6 +169,12 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1 <= len(self.chains) <= MAX_CHAINS:
             raise Refused(f"A run needs between 1 and {MAX_CHAINS:,} chains, not {len(self.chains):,}.")
+
+    @property
+    def temperature(self) -> float:
+        """Of an encoder's run that was made. A record that does not tell is older than encoders that do."""
+        given = self.reference.temperature if self.reference is not None else None
+        return TEMPERATURE if given is None else given
 
     def aims(self, chain: int, *, encoder: bool) -> bool:
         """Whether the label of a chain was asked for, or is what the sampler flees. That of any other chain is what an
@@ -220,6 +228,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def fact(self, what: str) -> Fact | None:
         return next((fact for fact in self.facts if fact.what == what), None)
 
+    @property
+    def temperature(self) -> float:
+        """Of an encoder: what it was trained with, or what is usual."""
+        fact = self.fact("temperature")
+        return TEMPERATURE if fact is None else float(fact.value)
+
 
 class RunStart(msgspec.Struct, frozen=True):
     spec: RunSpec
@@ -247,7 +261,7 @@ class RunStart(msgspec.Struct, frozen=True):
 
     def likeness(self, logits: Floats) -> Floats:
         """Of an encoder: f(x,·) without its temperature."""
-        return logits * np.float32(self.spec.reference.temperature if self.spec.reference else TEMPERATURE)
+        return logits * np.float32(self.spec.temperature)
 
     def aims(self, chain: int) -> bool:
         """As `RunSpec.aims`."""

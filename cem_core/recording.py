@@ -2,6 +2,7 @@
 
     session.json   the first message of the run, its name, and where it was forked from; checked when it is read
     pixels/        Zarr v3, (step, chain, channel, y, x) float32; see `frames`
+    references/    likewise, one step: of an encoder, the images that it compares with, as it takes them
     steps.sqlite   a row for each step and chain: energies, norms, logits; the sampler where it changed; the end
     lock           held by the program that writes
 
@@ -41,6 +42,7 @@ SCALARS: Final = ("energy", "joint", "gradient_norm", "distance")
 HEADER: Final = "session.json"
 _TABLE: Final = "steps.sqlite"
 _PIXELS: Final = "pixels"
+_REFERENCES: Final = "references"
 _LARGEST_HEADER: Final = 64 * 2**20
 _PATIENCE: Final = 0.25
 """Seconds to wait for the lock: who only looks whether it is held, holds it for an instant."""
@@ -141,6 +143,7 @@ class Recording:
             if lock is None:
                 raise OSError("it cannot be locked")
             frames(folder, header).declare(0)
+            _keep_references(folder, start)
             with closing(sqlite3.connect(folder / _TABLE)) as table:
                 table.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
             self = cls(folder, header, 0, lock)
@@ -251,6 +254,12 @@ class Recording:
     def pixels(self, index: int) -> Floats:
         """(B, C, H, W) of a step that is written. Raises OSError, in a sentence, if they are missing or damaged."""
         return self._frames.read(index)
+
+    def references(self) -> Floats | None:
+        """(K, C, H, W) what an encoder compares with; None: older records have only the paths."""
+        with suppress(OSError):
+            return _references(self.folder, self.header.start).read(0)
+        return None
 
     def thin(self, every: int, drop: list[int]) -> None:
         """Forget the pixels of the steps in `drop`, all but each so-many-th, and say so. Raises OSError."""
@@ -379,6 +388,23 @@ def _checked(header: Header) -> Header:
 def frames(folder: Path, header: Header) -> Frames:
     """The pixels of a session, whether or not their steps are in the table."""
     return Frames(folder / _PIXELS, header.shape)
+
+
+def _references(folder: Path, start: RunStart) -> Frames:
+    known = start.checkpoint
+    return Frames(folder / _REFERENCES, (len(start.references), known.channels, known.size, known.size))
+
+
+def _keep_references(folder: Path, start: RunStart) -> None:
+    """So that a run can go on though their files are gone. Raises OSError."""
+    from cem_core import starts  # which reads sessions
+
+    if start.references and start.spec.reference is not None:
+        with suppress(Refused):  # they are gone already
+            pixels = starts.pictures(start.checkpoint, start.spec.reference.images)
+            kept = _references(folder, start)
+            kept.declare(1)
+            kept.write(0, pixels)
 
 
 def is_held(folder: Path) -> bool:

@@ -80,7 +80,7 @@ def replay(session: Session) -> Iterator[Message]:
         # The recorded length decides, not the row's number of steps.
         return None if following is None else msgspec.structs.replace(following, steps=max(following.steps, index + 2))
 
-    yield from runner.play(session.start.spec, live, runner.Since(_step(session, 0), None, session.start.labels))
+    yield from runner.play(session.start.spec, live, _since(session, None))
 
 
 def resume(session: Session, live: Callable[[], Sampler | None] | None = None) -> Iterator[Message]:
@@ -101,9 +101,9 @@ def resume(session: Session, live: Callable[[], Sampler | None] | None = None) -
         raise Refused(
             f"{recording.folder.name} is read-only, as another program records it: it can be resumed once that is done."
         )
-    first, last = _step(session, 0), _step(session, len(session) - 1)
+    last = _step(session, len(session) - 1)
     spec, begun = session.start.spec, False
-    for message in runner.play(spec, live or (lambda: last.sampler), runner.Since(first, last, session.start.labels)):
+    for message in runner.play(spec, live or (lambda: last.sampler), _since(session, last)):
         if isinstance(message, RunEnd) and message.reason == "failed" and not begun and not message.diverged:
             raise Refused(message.detail)
         if not isinstance(message, RunStart):
@@ -142,6 +142,12 @@ def verify(session: Session) -> Iterator[Verdict]:
             yield verdict
         elif isinstance(message, RunEnd) and verdict.steps < len(session):
             raise Refused(message.detail or "The run ended before its record does.")
+
+
+def _since(session: Session, last: Step | None) -> runner.Since:
+    start, digest = session.start, session.start.versions.get(runner.BATCH)
+    kept = session.recording.references() if session.recording is not None and digest is not None else None
+    return runner.Since(_step(session, 0), last, start.labels, None if kept is None or not digest else (kept, digest))
 
 
 def _step(session: Session, index: int) -> Step:

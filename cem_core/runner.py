@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from cem_core import __version__, bundle, checkpoints, samplers, starts
+from cem_core import __version__, checkpoints, samplers, starts
+from cem_core.chains import settled
 from cem_core.checkpoints.hashing import sha256
 from cem_core.messages import (
     Chain,
@@ -49,6 +51,8 @@ class Since(NamedTuple):
     last: Step | None
     """The step before the next; None: it begins again, with the recorded start."""
     labels: tuple[int, ...]
+    batch: tuple[Floats, str] | None = None
+    """(K, C, H, W) an encoder's reference batch and its digest, where they were kept: the files may be gone by now."""
 
 
 def play(
@@ -104,8 +108,12 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
     references: tuple[str, ...] = ()
     known = versions()
     if not checkpoint.classes:
-        model, references = similar(network, checkpoint, spec.reference)
-        known[BATCH] = _digest(_batch(spec.reference))
+        usual = checkpoint.temperature if since is None else spec.temperature  # a record may be of before files told it
+        reference = settled(spec.reference, usual)
+        spec = msgspec.structs.replace(spec, reference=reference)
+        kept = since.batch if since is not None else None
+        model, references = similar(network, checkpoint, reference, None if kept is None else kept[0])
+        known[BATCH] = digest(reference.images) if kept is None else kept[1]
     _check(spec, checkpoint, references)
     if since is None or spec.sampler.random_start:
         pixels, names, notes = starts.make(checkpoint, spec.chains, _replay(spec) if checkpoint.replay else None)
@@ -123,7 +131,7 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
         versions=known,
         references=references,
     )
-    course = _Course(live, partial(_check_row, checkpoint=checkpoint, chains=len(spec.chains)))
+    course = _Course(live, partial(check_row, checkpoint=checkpoint, chains=len(spec.chains)))
     row, begun = spec.sampler, samplers.begin(spec.sampler, x0, labels, tuple(chain.seed for chain in spec.chains))
     if since is not None:
         if not np.allclose(_numpy(begun.x), since.first.pixels, rtol=0, atol=_ROUNDING):
@@ -143,15 +151,19 @@ def _play(spec: RunSpec, live: Callable[[], Sampler | None], since: Since | None
 
 
 def similar(
-    encoder: Model, checkpoint: Checkpoint, reference: Reference | None = None
+    encoder: Model, checkpoint: Checkpoint, reference: Reference | None = None, pixels: Floats | None = None
 ) -> tuple[Similarity, tuple[str, ...]]:
     """An encoder with its reference batch, and the names of the images in it.
+
+    Args:
+        pixels: (K, C, H, W) of these images, which are not read then.
 
     Raises:
         Refused: one of them cannot be read.
     """
-    reference = _batch(reference)
-    pixels = starts.pictures(checkpoint, reference.images)
+    reference = settled(reference, checkpoint.temperature)
+    assert reference.temperature is not None
+    pixels = starts.pictures(checkpoint, reference.images) if pixels is None else pixels
     compared = Similarity(
         encoder,
         torch.from_numpy(pixels).to(encoder.device),
@@ -161,13 +173,9 @@ def similar(
     return compared, tuple(Path(path).stem for path in reference.images)
 
 
-def _batch(reference: Reference | None) -> Reference:
-    return reference or Reference(tuple(map(str, bundle.samples())))
-
-
-def _digest(reference: Reference) -> str:
-    """Differs once an image of the batch is another, as names are kept and pixels are not."""
-    return hashlib.sha256("".join(sha256(Path(path)) for path in reference.images).encode()).hexdigest()[:12]
+def digest(files: Iterable[str | Path]) -> str:
+    """Differs once a file is another, as names are kept and what they hold is not."""
+    return hashlib.sha256("".join(sha256(Path(path)) for path in files).encode()).hexdigest()[:12]
 
 
 def _check(spec: RunSpec, checkpoint: Checkpoint, references: tuple[str, ...]) -> None:
@@ -175,10 +183,10 @@ def _check(spec: RunSpec, checkpoint: Checkpoint, references: tuple[str, ...]) -
     for chain in spec.chains:
         if chain.label is not None and not 0 <= chain.label < len(known):
             raise Refused(f"{checkpoint.name} has no {what} {chain.label}: it has 0 to {len(known) - 1}.")
-    _check_row(spec.sampler, checkpoint, len(spec.chains))
+    check_row(spec.sampler, checkpoint, len(spec.chains))
 
 
-def _check_row(sampler: Sampler, checkpoint: Checkpoint, chains: int) -> None:
+def check_row(sampler: Sampler, checkpoint: Checkpoint, chains: int) -> None:
     """Raises Refused where chains cannot be compared with each other, as a coupled row does."""
     if not sampler.coupled:
         return

@@ -16,7 +16,8 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Row: TypeAlias = tuple[str, str, str]
 """Where a chain started, its target, or nothing where it has none, and how far it came."""
 
-_PLAIN: Final = str.maketrans({"∇": "grad ", "∞": "inf", "ε": "eps", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->"})
+_PLAIN: Final = str.maketrans({"∇": "grad ", "∞": "inf", "ε": "eps", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->",
+                               "±": "+/-"})  # fmt: skip
 _LONGEST: Final = 200
 """Characters that are measured: Pillow refuses very long texts."""
 _INK: Final = (24, 24, 27)

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cem_core.zoo import Entry
 
 log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 _TELL_EVERY: Final = 0.05
 """Seconds between two words on how far an opening is."""
@@ -272,15 +275,8 @@ class Files(QObject):
             self.carried.emit(run)
             return
         for path in paths:
-            try:
-                images.prepare(path, size)
-            except Refused as refused:
-                bad.append(str(refused))
-            except Exception as error:
-                log.exception("reading %s failed", path)
-                bad.append(f"{Path(path).name} could not be read ({error}): the log file has the details.")
-            else:
-                good.append(path)
+            _, problem = tried(f"{Path(path).name} could not be read", partial(images.prepare, path, size))
+            (bad if problem else good).append(problem or path)
         self.sifted.emit(good, bad)
 
     def _measure(self, session: Session, choices: Export) -> None:
@@ -364,6 +360,17 @@ def _remember(checkpoint: Checkpoint, choices: dict[str, str]) -> list[str]:
     except Refused as refused:
         return [f"What was chosen holds until the program ends: {refused}"]
     return []
+
+
+def tried(failed: str, work: Callable[[], Found]) -> tuple[Found | None, str]:
+    """What came of it, or why nothing did, in a sentence that begins with `failed` unless it is Refused."""
+    try:
+        return work(), ""
+    except Refused as refused:
+        return None, str(refused)
+    except Exception as error:
+        log.exception("%s", failed)
+        return None, f"{failed} ({error}): the log file has the details."
 
 
 class FilesThread(QThread):

@@ -28,6 +28,7 @@ from cem_gui.panels.evolution import EvolutionPanel, Maps
 from cem_gui.player import Player
 from cem_gui.prober import Job, Prober
 from cem_gui.sight import Sight
+from cem_gui.widgets.figures import figure
 
 _BUDGET: Final = 128 * 2**20
 """Bytes of maps that are kept; those of the step in sight always are."""
@@ -357,7 +358,7 @@ def explain(row: Sampler, class_norm: float, marginal_norm: float, cosine: float
         moved, how = (f"E(x,{target})", b * cosine) if not a else ("E(x)", a * cosine)
         change = "hardly changes" if abs(how) <= _ACROSS * abs(a + b) else "falls" if how > 0 else "rises"
         left_out = "∇f" if not a else "∇LSE"
-        return f"{who} leaves {left_out} out (cos {cosine:.2f}): along it {moved} {change}."
+        return f"{who} leaves {left_out} out (cos {figure(cosine)}): along it {moved} {change}."
     kept = drift / (abs(a) * class_norm + abs(b) * marginal_norm)
     aims = {
         (True, False): f"what tells {target} from the rest",
@@ -365,7 +366,7 @@ def explain(row: Sampler, class_norm: float, marginal_norm: float, cosine: float
         (True, True): f"towards {target} and where images are likely",
         (False, False): f"away from {target} and from where images are likely",
     }
-    return f"{who} keeps {kept:.0%} of both lengths (cos {cosine:.2f}): {aims[a > 0, b > 0]}."
+    return f"{who} keeps {kept:.0%} of both lengths (cos {figure(cosine)}): {aims[a > 0, b > 0]}."
 
 
 def _formula(a: float, b: float) -> str:

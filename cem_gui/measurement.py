@@ -25,7 +25,7 @@ from cem_gui.widgets.set_choice import SetSettings
 SetRequest: TypeAlias = Accuracy | Energies
 _SHOWN_MS: Final = 100
 """Results are drawn anew at most so often."""
-_ARCHIVES: Final = "Archives (*.tar *.tar.gz *.tgz *.tar.bz2 *.tar.xz *.zip);;All files (*)"
+ARCHIVES: Final = "Archives (*.tar *.tar.gz *.tgz *.tar.bz2 *.tar.xz *.zip);;All files (*)"
 
 
 class Report(Protocol):
@@ -258,7 +258,7 @@ class Measurement(Stage):
     @Slot()
     def _ask_archive(self) -> None:
         title = "Archive of class folders"
-        self._choose(QFileDialog.getOpenFileName(self.panel, title, self._images_folder(), _ARCHIVES)[0])
+        self._choose(QFileDialog.getOpenFileName(self.panel, title, self._images_folder(), ARCHIVES)[0])
 
     def _images_folder(self) -> str:
         return str(self._settings.value("labelled images", str(Path.home())))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ from typing import Any, Final
 import platformdirs
 from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
+from cem_core.cluster import Where
+from cem_core.evaluation.requests import Table
 from cem_core.linking import Crossing, Round
 from cem_core.messages import Refused, RunStart, Sampler, Step
 from cem_core.probes.requests import Linked, Request
@@ -24,12 +26,25 @@ from cem_gui.keeping import Keeping, keep
 log = logging.getLogger(__name__)
 
 TICK_MS: Final = 33
+_PATIENCE: Final = 20.0
+"""Seconds for a cluster to hear that the program ends; its workers end with the connection in any case."""
+
+
+@dataclass(frozen=True)
+class Tabling:
+    """A table that is made in a folder, on top of what is there. Its answers are (row, seed, what `tables` answers)."""
+
+    table: Table
+    folder: Path
+    where: Where
 
 
 class Job:
     """One request that is being answered. Every method may be called from any thread."""
 
-    def __init__(self, request: Request | Linked, controls: Controls | None = None, *, recorded: bool = True) -> None:
+    def __init__(
+        self, request: Request | Linked | Tabling, controls: Controls | None = None, *, recorded: bool = True
+    ) -> None:
         self.request = request
         self.controls = controls
         """Of linked runs: they can be paused and changed."""
@@ -39,6 +54,8 @@ class Job:
         """Its first answer has come; linked runs stand at step 0 until their controls let them go on."""
         self._cancelled = threading.Event()
         self._thread: _Thread | None = None
+        self._followed: _Followed | None = None
+        """Where the answers come from, if that is elsewhere."""
 
     @property
     def cancelled(self) -> bool:
@@ -47,6 +64,8 @@ class Job:
     @property
     def ready(self) -> bool:
         """To go on would not wait for somebody."""
+        if self._followed is not None:
+            return self._followed.ready
         return not self.begun or self.controls is None or self.controls.ready
 
     def cancel(self) -> None:
@@ -90,6 +109,46 @@ class LinkedRuns:
     """Of step 0."""
 
 
+class _Followed:
+    """Answers that are made elsewhere, on a cluster: a thread of their own waits for them, and others have their turns
+    meanwhile."""
+
+    def __init__(self, answers: Iterator[Any], wake: Callable[[], None]) -> None:
+        self._answers, self._wake = answers, wake
+        self._came: deque[tuple[Any, Exception | None]] = deque()
+        self._thread = threading.Thread(target=self._follow, name="following", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Something has come, if only the end."""
+        return bool(self._came)
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            answer, ended = self._came.popleft()
+            if isinstance(ended, StopIteration):
+                return
+            if ended is not None:
+                raise ended
+            yield answer
+
+    def wait(self) -> None:
+        """Until it has ended, as it does soon after it was cancelled."""
+        self._thread.join(_PATIENCE)
+
+    def _follow(self) -> None:
+        try:
+            for answer in self._answers:
+                self._came.append((answer, None))
+                self._wake()
+        except Exception as error:
+            self._came.append((None, error))
+        else:
+            self._came.append((None, StopIteration()))
+        self._wake()
+
+
 class _Thread(QThread):
     """Advances the jobs in turn, one answer each."""
 
@@ -109,7 +168,11 @@ class _Thread(QThread):
     def add(self, job: Job) -> None:
         with self._changed:
             job._thread = self
-            self._jobs.append((job, self._answered(job)))
+            answers = self._answered(job)
+            if isinstance(job.request, Tabling) and job.request.where.address:
+                job._followed = _Followed(answers, self.wake)
+                answers = iter(job._followed)
+            self._jobs.append((job, answers))
             self._changed.notify()
 
     def wake(self) -> None:
@@ -145,6 +208,8 @@ class _Thread(QThread):
                 with contextlib.suppress(Exception):
                     deque(answers, maxlen=0)
             _close(answers)
+            if job._followed is not None:
+                job._followed.wait()
 
     def _next(self) -> tuple[Job, Iterator[Any]] | None:
         """The next job that is ready, which then goes to the end of the queue."""
@@ -161,7 +226,7 @@ class _Thread(QThread):
     def _advance(self, job: Job, answers: Iterator[Any]) -> None:
         problem = ""
         try:
-            if job.cancelled and not job.begun:
+            if job.cancelled and not job.begun and job._followed is None:
                 raise StopIteration
             answer = next(answers)
         except StopIteration:
@@ -190,9 +255,18 @@ class _Thread(QThread):
         if isinstance(job.request, Linked):
             yield from self._linked(job, job.request)
             return
+
+        def go_on() -> bool:
+            return not (job.cancelled or self._ending)
+
+        if isinstance(job.request, Tabling):
+            from cem_core.evaluation import tables
+
+            yield from tables.table(job.request.table, job.request.folder, go_on, job.request.where)
+            return
         from cem_core.probes import measuring
 
-        yield from measuring.measure(job.request, lambda: not (job.cancelled or self._ending), journal())
+        yield from measuring.measure(job.request, go_on, journal())
 
     def _linked(self, job: Job, request: Linked) -> Iterator[LinkedRuns | Round]:
         """Every step is in its session before it is told of."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QSettings, QStandardPaths, Signal
 from PySide6.QtWidgets import QFileDialog, QWidget
 
-from cem_core.messages import Refused
-from cem_gui.files import Files
-
-log = logging.getLogger(__name__)
+from cem_gui.files import Files, tried
 
 
 class Results(QObject):
@@ -42,14 +38,8 @@ class Results(QObject):
 
     def _write(self, folder: Path, write: Callable[[Path], None], new: str) -> None:
         """On the file thread."""
-        folder, problem = (fresh(folder, new) if new else folder), ""
-        try:
-            write(folder)
-        except Refused as refused:
-            problem = str(refused)
-        except Exception as error:
-            log.exception("export to %s failed", folder)
-            problem = f"The export failed ({error}): the log file has the details."
+        folder = fresh(folder, new) if new else folder
+        _, problem = tried("The export failed", lambda: write(folder))
         self.written.emit(str(folder), problem)
 
 

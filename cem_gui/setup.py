@@ -15,7 +15,6 @@ from cem_core import bundle
 from cem_core.chains import compared, lay_out
 from cem_core.export import RunFile
 from cem_core.messages import (
-    TEMPERATURE,
     Chain,
     Checkpoint,
     Device,
@@ -89,7 +88,8 @@ class Comparison(NamedTuple):
     images: tuple[str, ...] = ()
     """Empty: the bundled samples."""
     cosine: bool = True
-    temperature: float = TEMPERATURE
+    temperature: float | None = None
+    """None: the encoder's own."""
 
     @property
     def batch(self) -> tuple[str, ...]:
@@ -205,8 +205,10 @@ class Setup(QObject):
 
     @property
     def _comparison(self) -> Comparison:
-        reference = self._sampler.reference
-        return Comparison(tuple(self._pictures.batch), reference.cosine.isChecked(), reference.temperature.value)
+        reference, checkpoint = self._sampler.reference, self._models.checkpoint
+        own = checkpoint is not None and reference.temperature.value == checkpoint.temperature
+        temperature = None if own else reference.temperature.value
+        return Comparison(tuple(self._pictures.batch), reference.cosine.isChecked(), temperature)
 
     @property
     def waits(self) -> bool:
@@ -258,7 +260,7 @@ class Setup(QObject):
         comparison, fork = self._comparison, self._fork if self._sampler.start_kind == "session" else None
         aims = [*self._pictures.towards, *(target for target in self._own.values() if isinstance(target, str))]
         images = compared((*comparison.batch, *(fork.images if fork is not None else ())), starts, aims)
-        return Reference(images, comparison.cosine, comparison.temperature)
+        return Reference(images, comparison.cosine, self._sampler.reference.temperature.value)
 
     def _chains_among(self, starts: list[Start], images: tuple[str, ...]) -> tuple[Chain, ...]:
         """Of an encoder: its labels count images of the reference batch."""
@@ -349,6 +351,12 @@ class Setup(QObject):
         self._show_images()
         self._chains_set()
 
+    def _show_comparison(self, comparison: Comparison) -> None:
+        """How images are compared, at the temperature of the encoder that is open unless it has one."""
+        given, checkpoint = comparison.temperature, self._models.checkpoint
+        assert checkpoint is not None
+        self._sampler.reference.show_comparison(comparison.cosine, checkpoint.temperature if given is None else given)
+
     def _show_images(self) -> None:
         """What chains are sent to, and compared with."""
         panel, pictures = self._sampler, self._pictures
@@ -379,6 +387,7 @@ class Setup(QObject):
         self._awaited = None
         self._own.clear()
         self._sampler.show_checkpoint(model.checkpoint, model.gaussians)
+        self._show_comparison(_OF_SAMPLES if self._known is None else self._known.comparison)
         if self._encoder and not self._pictures.towards:
             self._pictures.towards = self._somewhere()
         self._targets_before = self._one_per_target()
@@ -485,7 +494,7 @@ class Setup(QObject):
         self._pictures.paths = list(settings.paths)
         self._pictures.towards, self._pictures.batch = list(settings.towards), list(settings.comparison.images)
         self._show_images()
-        panel.reference.show_comparison(settings.comparison.cosine, settings.comparison.temperature)
+        self._show_comparison(settings.comparison)
         self._fork = settings.fork
         if self._fork is not None:
             panel.offer_fork(_named(self._fork))
@@ -572,9 +581,9 @@ def _fork(session: str, step: int, spec: RunSpec, labels: tuple[int, ...], check
 
 def _comparison(spec: RunSpec, starts: Sequence[Start]) -> Comparison:
     """What was chosen to compare the images of an encoder's run with, without those of the run itself."""
-    reference, images = spec.reference or Reference(Comparison().batch), _images(spec)
+    cosine, images = spec.reference is None or spec.reference.cosine, _images(spec)
     samples = Comparison().batch
     targets = [images[chain.label] for chain in spec.chains if chain.label is not None]
     forks = isinstance(starts[0], SessionStart) and images[: len(samples)] == samples
     by_default = forks or set(compared(samples, starts, targets)) == set(images)
-    return Comparison(() if by_default else images, reference.cosine, reference.temperature)
+    return Comparison(() if by_default else images, cosine, spec.temperature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +18,7 @@ from cem_core import bundle, images
 from cem_core.messages import Chain, Checkpoint, ImageStart, Reference, Refused, RunSpec, Sampler, Step
 from cem_core.probes.requests import Linked, Subject
 from cem_gui import intake
-from cem_gui.files import Files
+from cem_gui.files import Files, tried
 from cem_gui.lockstep import Lockstep
 from cem_gui.panels.similarity import HINT, LETTERS, SimilarityPanel
 from cem_gui.panels.timeline import TimelinePanel
@@ -28,8 +27,6 @@ from cem_gui.subjects import Subjects
 from cem_gui.widgets.figures import figure
 from cem_gui.widgets.image_grid import Bytes, to_bytes, to_image
 from cem_gui.widgets.nearest import MOST, Near
-
-log = logging.getLogger(__name__)
 
 SAMPLES: Final = ("deer-1", "automobile-1")
 """What is morphed when somebody only wants to see something."""
@@ -172,16 +169,12 @@ class SimilarityStage(Lockstep):
 
     def _read(self, index: int, path: str, kind: tuple[int, int]) -> None:
         """On the file thread."""
-        try:
-            picture = to_bytes(images.prepare(path, *kind).pixels)
+
+        def read() -> Bytes:
             _samples(*kind)
-        except Refused as refused:
-            self._looked_at.emit(index, path, None, str(refused))
-        except Exception as error:
-            log.exception("reading %s failed", path)
-            self._looked_at.emit(index, path, None, f"{Path(path).name} could not be read ({error}).")
-        else:
-            self._looked_at.emit(index, path, picture, "")
+            return to_bytes(images.prepare(path, *kind).pixels)
+
+        self._looked_at.emit(index, path, *tried(f"{Path(path).name} could not be read", read))
 
     @Slot(int, str, object, str)
     def _take(self, index: int, path: str, picture: Bytes | None, problem: str) -> None:
@@ -282,10 +275,10 @@ class SimilarityStage(Lockstep):
         self.panel.show_models([(checkpoint, _compared(checkpoint)) for checkpoint in self._checkpoints])
         for column, session in zip(self.panel.columns, self._sessions, strict=False):
             if session is not None and len(session):
-                f, reference = float(session.numbers.logits[0, 0, 1]), session.start.spec.reference
-                assert reference is not None
-                plain = reference.cosine and reference.temperature != 1
-                column.show_similarity(f, f * reference.temperature if plain else None)
+                f, spec = float(session.numbers.logits[0, 0, 1]), session.start.spec
+                assert spec.reference is not None
+                plain = spec.reference.cosine and spec.temperature != 1
+                column.show_similarity(f, f * spec.temperature if plain else None)
         if (begun := self._begun) is not None:
             start = begun.start
             names = [Path(path).name for path in start.spec.reference.images[:2]] if start.spec.reference else []

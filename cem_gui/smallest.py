@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from cem_core.probes.classes import alike
 from cem_core.probes.requests import Smallest
 from cem_core.probes.results import Bound, Flip, Note
 from cem_gui import intake
-from cem_gui.files import Files
+from cem_gui.files import Files, tried
 from cem_gui.panels.smallest import NORMS, Column, SmallestPanel
 from cem_gui.prober import Job, Prober
 from cem_gui.results import Results
@@ -26,8 +26,6 @@ from cem_gui.sight import Sight
 from cem_gui.stages import Stage
 from cem_gui.subjects import Subjects
 from cem_gui.widgets.image_grid import Bytes, to_bytes
-
-log = logging.getLogger(__name__)
 
 _THUMB: Final = 64
 _MOST: Final = 16
@@ -245,15 +243,10 @@ class SmallestStage(Stage):
             self.panel.notice.say(f"The first {_MOST} of {len(paths):,} images are taken.")
 
     def _read(self, path: str) -> None:
-        try:
-            picture = images.prepare(path, _THUMB)
-        except Refused as refused:
-            self._looked_at.emit(path, None, str(refused))
-        except Exception as error:
-            log.exception("reading %s failed", path)
-            self._looked_at.emit(path, None, f"{Path(path).name} could not be read ({error}).")
-        else:
-            self._looked_at.emit(path, to_bytes(picture.pixels), "")
+        """On the file thread."""
+        work = partial(images.prepare, path, _THUMB)
+        picture, problem = tried(f"{Path(path).name} could not be read", work)
+        self._looked_at.emit(path, None if picture is None else to_bytes(picture.pixels), problem)
 
     @Slot(str, object, str)
     def _take(self, path: str, picture: Bytes | None, problem: str) -> None:

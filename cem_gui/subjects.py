@@ -51,9 +51,14 @@ class Subjects(QObject):
         return all(reference in self._open for reference in self._references)
 
     @property
+    def models(self) -> tuple[OpenModel, ...]:
+        """Those that are open, in order."""
+        return tuple(self._open[reference] for reference in self._references if reference in self._open)
+
+    @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Of those that are open, in order."""
-        return tuple(self._open[reference].checkpoint for reference in self._references if reference in self._open)
+        return tuple(model.checkpoint for model in self.models)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

@@ -198,10 +198,11 @@ def _sheet(t: Theme) -> str:
         background: {t.text}; }}
     QSlider::handle:horizontal:focus {{ background: {t.accent}; }}
     QSlider::sub-page:horizontal:disabled, QSlider::handle:horizontal:disabled {{ background: {t.faint}; }}
-    QCheckBox::indicator {{ width: 14px; height: 14px; border: 1px solid {t.faint}; border-radius: 4px;
-        background: {t.field}; }}
-    QCheckBox::indicator:checked {{ background: {t.accent}; border-color: {t.accent};
+    QCheckBox::indicator, QTreeView::indicator {{ width: 14px; height: 14px; border: 1px solid {t.faint};
+        border-radius: 4px; background: {t.field}; }}
+    QCheckBox::indicator:checked, QTreeView::indicator:checked {{ background: {t.accent}; border-color: {t.accent};
         image: url({_image("check", t.on_accent)}); }}
+    QTreeView::indicator:indeterminate {{ background: {t.chip}; border-color: {t.accent}; }}
     QCheckBox::indicator:checked:disabled {{ background: {t.faint}; border-color: {t.faint}; }}
     QCheckBox:focus {{ color: {t.accent}; }}
     QProgressBar {{ background: {t.border}; border: 0; border-radius: 3px; max-height: 6px; }}

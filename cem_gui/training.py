@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 import uuid
@@ -23,7 +22,7 @@ from cem_core.probes.requests import Linked
 from cem_core.training.history import History
 from cem_core.training.progress import LOG
 from cem_gui.controls import Controls
-from cem_gui.files import Files
+from cem_gui.files import Files, tried
 from cem_gui.models import Models
 from cem_gui.panels.training import Choices, Told, TrainingPanel
 from cem_gui.pictures import Pictures
@@ -31,8 +30,6 @@ from cem_gui.prober import Job, LinkedRuns, Prober
 from cem_gui.stages import Stage
 from cem_gui.widgets.figures import figure
 from cem_gui.widgets.image_grid import Bytes, to_bytes
-
-log = logging.getLogger(__name__)
 
 _LOOK_MS: Final = 1000
 """Between two looks at whether there is more in the log."""
@@ -233,12 +230,8 @@ class TrainingStage(Stage):
     # ---- on the file thread ------------------------------------------------------------------------------------------
 
     def _open(self, folder: Path) -> None:
-        try:
-            history = History.open(folder)
-        except Refused as refused:
-            self._opened.emit(None, None, str(refused))
-        else:
-            self._opened.emit(history, *_read_on(history))
+        history, problem = tried("The folder could not be read", lambda: History.open(folder))
+        self._opened.emit(history, *((None, problem) if history is None else _read_on(history)))
 
     def _read_more(self, history: History) -> None:
         self._read.emit(history, *_read_on(history))
@@ -467,15 +460,13 @@ class TrainingStage(Stage):
 
 def _read_on(history: History) -> tuple[_Found | None, str]:
     """What it has told by now; or a sentence instead."""
-    try:
+
+    def read() -> _Found:
         seen = _seen(history.folder)
         history.read()
-        return (_told(history, seen), seen), ""
-    except Refused as refused:
-        return None, str(refused)
-    except Exception as error:
-        log.exception("reading the log in %s failed", history.folder)
-        return None, f"The log could not be read ({error}): the log file of this program has the details."
+        return _told(history, seen), seen
+
+    return tried("The log of the training could not be read", read)
 
 
 def _told(history: History, seen: tuple[int, int] | None) -> Told:

@@ -35,6 +35,7 @@ from cem_gui import actions, intake, theme
 from cem_gui.accuracy import AccuracyStage
 from cem_gui.docks import Docks
 from cem_gui.energies import EnergiesStage
+from cem_gui.evaluating import EvaluateStage
 from cem_gui.exporter import Exporter
 from cem_gui.files import FilesThread
 from cem_gui.image_menu import ImageMenu
@@ -76,6 +77,7 @@ _STAGES: Final[dict[str, type[Stage]]] = {
     "landscape": LandscapeStage,
     "similarity": SimilarityStage,
     "training": TrainingStage,
+    "evaluate": EvaluateStage,
 }
 """In the order of their tabs."""
 _Made = TypeVar("_Made", bound=Stage)
@@ -318,6 +320,11 @@ class MainWindow(QMainWindow):
         stage = TrainingStage(self.prober, self.models, self.pictures, self.filing.files, self.settings, self)
         stage.model_opened.connect(self._show_evolution)
         return self._add(stage)
+
+    @cached_property
+    def evaluate(self) -> EvaluateStage:
+        files, settings = self.filing.files, self.settings
+        return self._add(EvaluateStage(self.prober, self.subjects, self.models, self.setup, files, settings, self))
 
     @cached_property
     def similarity(self) -> SimilarityStage:

@@ -51,7 +51,7 @@ def convert(reference: str, out: Path, choices: Mapping[str, str] | None = None)
         for key, fact in facts.items()
         if fact.options and key not in ("weights", "head", "class_names", "family")
     }
-    for key in ("training", "trained_against"):
+    for key in ("training", "trained_against", "temperature"):
         if key in facts:
             metadata[key] = facts[key].value
     if opened.checkpoint.classes:

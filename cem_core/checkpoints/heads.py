@@ -61,6 +61,8 @@ def with_head(
     fact = found.evidence.settle("head", options, default, 0.8, why)
     if len(options) == 1:
         fact = Fact("head", NONE, "file", why=why)
+    elif not inside and fact.source == "guess":  # those that lie beside it are offered, not expected
+        fact = Fact("head", NONE, "file", 1.0, options, why=why)
     offered = tuple(str(file) for file in files.values())
     if fact.value == NONE:
         return plan, (fact, Fact("features", str(plan.features), "file")), offered, {}

@@ -250,6 +250,8 @@ def _report(
         facts.append(Fact("trained against", line(against), "file"))
     elif against := _threat(path.stem):
         facts.append(Fact("trained against", against, "name", 0.8))
+    if not plan.classes and (temperature := _temperature(said)):
+        facts.append(Fact("temperature", temperature, "file", why="what its contrastive training divided by"))
     if training := said.get("training"):
         facts.append(Fact("training", line(training), "file"))
     if path == bundle.models().get(name) and not choices and (points := bundle.measured(path)):
@@ -268,6 +270,26 @@ def _report(
         size=size,
         facts=tuple(facts),
     )
+
+
+class _Objective(msgspec.Struct):
+    temperature: float | None = None
+
+
+class _Recipe(msgspec.Struct):
+    objective: _Objective
+
+
+def _temperature(said: Mapping[str, str]) -> str:
+    """What an encoder was trained with, as its file says, or the recipe in it; empty if neither does."""
+    try:
+        if (text := said.get("temperature")) is not None:
+            found: float | None = msgspec.json.decode(text, type=float)
+        else:
+            found = msgspec.json.decode(said.get("recipe", ""), type=_Recipe).objective.temperature
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
+    return f"{found:g}" if found is not None and 0.001 <= found <= 1000 else ""
 
 
 def _threat(stem: str) -> str:

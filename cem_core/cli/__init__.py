@@ -17,15 +17,18 @@ from cem_core import __version__
 from cem_core.cli import (
     checkpoints,
     energies,
+    evaluate,
     heads,
     landscape,
     lens,
     link,
     probe,
     runs,
+    sample,
     sessions,
     smallest,
     starts,
+    table,
     train,
 )
 
@@ -82,6 +85,6 @@ def main() -> None:
 for _command in (
     runs.morph, runs.demo, sessions.export_, checkpoints.models, checkpoints.inspect, checkpoints.convert, probe.probe,
     energies.energies, link.link, lens.lens, landscape.landscape, starts.fit_starts, heads.fit_head, sessions.sessions,
-    sessions.replay, sessions.resume, smallest.smallest, train.train,
+    sessions.replay, sessions.resume, sample.sample, evaluate.evaluate, table.table, smallest.smallest, train.train,
 ):  # fmt: skip
     main.add_command(_command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from cem_core.cluster import Where
     from cem_core.export import Export
     from cem_core.messages import Checkpoint
     from cem_core.probes.report import Gathered
@@ -84,16 +85,23 @@ def beginning(command: Callable[..., None]) -> Callable[..., None]:
 
 def referring(command: Callable[..., None]) -> Callable[..., None]:
     """What an encoder compares images with, and how."""
+    reference = click.option(
+        "--reference", "batch", multiple=True, metavar="IMAGE|DIR", type=click.Path(path_type=Path, readable=False),
+        help="Of an encoder: images that it compares with, beside those of the run. Repeatable. Default: the bundled "
+        "samples.",
+    )  # fmt: skip
+    return reference(likening(command))
+
+
+def likening(command: Callable[..., None]) -> Callable[..., None]:
+    """How an encoder compares images."""
     for option in reversed(
         (
-            click.option("--reference", "batch", multiple=True, metavar="IMAGE|DIR",
-                         type=click.Path(path_type=Path, readable=False),
-                         help="Of an encoder: images that it compares with, beside those of the run. Repeatable. "
-                         "Default: the bundled samples."),
             click.option("--cosine/--dot", default=None,
                          help="Of an encoder: compare unit features, or features as they are. Default: cosine."),
             click.option("--temperature", type=float,
-                         help="Of an encoder: what similarities are divided by.  [default: 0.5]"),
+                         help="Of an encoder: what similarities are divided by. Default: what it was trained with, "
+                         "if its file says so, or 0.5."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -126,6 +134,21 @@ def comparing(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
             click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
                          show_default=True, help="Rounded gradients make a model look more robust than it is."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def spreading(command: Callable[..., None]) -> Callable[..., None]:
+    """Who works, which `where` reads."""
+    for option in reversed(
+        (
+            click.option("--ray", "address", metavar="ADDRESS|local",
+                         help="Spread the work by Ray: local, over processes of this machine; auto, over the cluster "
+                         "that it belongs to; or host:port of that. Default: all in this process."),
+            click.option("--workers", type=int, metavar="N",
+                         help="Of --ray. Default: one for each GPU; where there is none, one for two cores."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -193,6 +216,13 @@ def chosen(reference: str, assumed: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{part!r} is not FACT=VALUE.", param_hint="--assume")
         said[fact.strip().replace(" ", "_").replace("-", "_")] = value.strip()
     return checkpoints.recall(reference) | said
+
+
+def where(options: dict[str, Any]) -> Where:
+    """Who works. Raises Refused as `Where`."""
+    from cem_core.cluster import Where
+
+    return Where((options["address"] or "").strip(), options["workers"])
 
 
 def classifiers() -> tuple[str, ...]:

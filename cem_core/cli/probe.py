@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cem_core.cli.options import attack, comparing, data, fraction, notes, subjects
+from cem_core.cli.options import attack, comparing, data, fraction, notes, spreading, subjects, where
 from cem_core.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from cem_core.cluster import Where
     from cem_core.probes.report import Report
     from cem_core.probes.requests import Accuracy
     from cem_core.probes.results import Light
@@ -38,7 +39,7 @@ _COLOURS = {"unknown": "dim", "doubt": "yellow", "alarm": "red"}
     metavar="DIR",
     help="Write results.csv, results.json, curve.svg and curve.png; the same command again goes on with what is there.",
 )
-@click.option("--workers", type=int, default=1, show_default=True, help="Reserved for the cluster: only 1 for now.")
+@spreading
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
 def probe(references: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
     """Accuracy against ε of one to four models under an attack.
@@ -50,10 +51,10 @@ def probe(references: tuple[str, ...], out: Path | None, as_json: bool, **option
     """
     from cem_core.probes.report import Report
 
-    request = _request(references, options)
+    request, workers = _request(references, options), where(options)
     report, stopped = Report(), False
     try:
-        _measure(request, report, out)
+        _measure(request, report, out, workers)
     except KeyboardInterrupt:
         stopped = True
     finally:  # what is known is written, whatever ends it
@@ -76,21 +77,18 @@ def _request(references: tuple[str, ...], options: dict[str, Any]) -> Accuracy:
         fraction("--eps", part) for part in (_EPS[norm] if options["eps"] is None else options["eps"]).split(",")
     )
 
-    from cem_core.messages import Refused
     from cem_core.probes.requests import Accuracy
 
-    if options["workers"] != 1:
-        raise Refused("--workers is reserved for the cluster: this machine has one, so leave it out.")
     return Accuracy(subjects(references, options), data(options), attack(options), eps, options["batch"])
 
 
-def _measure(request: Accuracy, report: Report, out: Path | None) -> None:
+def _measure(request: Accuracy, report: Report, out: Path | None, where: Where) -> None:
     """The report gets all answers; what is in the folder already is not measured again."""
     from cem_core.probes.measuring import measure
     from cem_core.probes.report import JOURNAL, RESULTS
     from cem_core.probes.results import Cell
 
-    answers = measure(request, journal=out / JOURNAL if out else None)
+    answers = measure(request, journal=out / JOURNAL if out else None, where=where)
     report.add(next(answers))
     if out:
         report.files.claim(out)
@@ -146,8 +144,8 @@ def _echo(report: Report) -> None:
         for number, name in enumerate(report.names):
             for p in report.points(number):
                 click.echo(f"{name}  {norm} {p.eps:.4g}  {100 * p.accuracy:5.1f} %  ({p.correct} of {p.total})")
-    for where, light in _lit(report, worst_only=not on_screen):
-        said = f"{where}: {light.says} {light.do}".rstrip()
+    for what, light in _lit(report, worst_only=not on_screen):
+        said = f"{what}: {light.says} {light.do}".rstrip()
         console.print(Text.assemble((f"{light.state}  ", _COLOURS[light.state]), said), soft_wrap=True)
     for note in notes(report):
         console.print(Text.assemble(("note  ", "dim"), note), soft_wrap=True)

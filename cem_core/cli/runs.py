@@ -107,10 +107,10 @@ def laid_out(
     from cem_core.chains import lay_out
     from cem_core.messages import MAX_CHAINS, ImageStart, Refused
 
-    labels, reference = _sought(checkpoint, starts, targets, options)
+    labels, reference = sought(checkpoint, starts, targets, options)
     images = not starts or isinstance(starts[0], ImageStart)
     usual = presets.default(encoder=reference is not None, images=images, target=bool(targets))
-    sampler = _row(options, usual)
+    sampler = row(options, usual)
     if sampler.coupled and reference is None:
         raise Refused(f"{sampler.name} compares features, not classes: choose an encoder, or --assume head=none.")
     if count is None:
@@ -122,7 +122,7 @@ def laid_out(
     return sampler, lay_out(sampler, starts, labels, count, options["seed"]), reference
 
 
-def _sought(
+def sought(
     checkpoint: Checkpoint, starts: list[Start], targets: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[list[int], Reference | None]:
     """Targets as indices into classes; or with an encoder, into the reference batch, which comes with them."""
@@ -203,14 +203,14 @@ def demo(**options: Any) -> None:
     classes, paths = checkpoint.classes, bundle.first_samples(_DEMO_CHAINS)
     starts: list[Start] = [ImageStart(str(path)) for path in paths]
     towards = () if classes else tuple(map(str, (*paths[1:], paths[0])))
-    labels, reference = _sought(checkpoint, starts, towards, options)
-    sampler = _row(options, presets.default(encoder=not classes, images=True, target=True))
+    labels, reference = sought(checkpoint, starts, towards, options)
+    sampler = row(options, presets.default(encoder=not classes, images=True, target=True))
     seen = [bundle.class_shown(path, classes) for path in paths]
     chains = lay_out(sampler, starts, labels or range(len(classes)), len(starts), options["seed"], seen)
     _run(_spec(options, sampler, chains, reference), options)
 
 
-def _row(options: dict[str, Any], default: str) -> Sampler:
+def row(options: dict[str, Any], default: str) -> Sampler:
     """The named preset with what the options change."""
     import msgspec
 
@@ -287,6 +287,7 @@ def _repeat(reference: str, options: dict[str, Any]) -> None:
     import msgspec
 
     from cem_core import export, sessions
+    from cem_core.chains import settled
     from cem_core.messages import Refused
     from cem_core.recording import HEADER
     from cem_core.session import Session
@@ -304,7 +305,8 @@ def _repeat(reference: str, options: dict[str, Any]) -> None:
             raise Refused(f"{path.name} carries no run: give a run.json, an exported PNG or WebP, or a session.")
     else:
         run = export.settings(Session.open(sessions.resolve(reference)))
-    _run(msgspec.structs.replace(run.spec, id=uuid.uuid4().hex[:12]), options, run)
+    batch = None if run.checkpoint.classes else settled(run.spec.reference, run.spec.temperature)
+    _run(msgspec.structs.replace(run.spec, id=uuid.uuid4().hex[:12], reference=batch), options, run)
 
 
 def _run(spec: RunSpec, options: dict[str, Any], before: RunFile | None = None) -> None:

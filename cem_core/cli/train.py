@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with what is in DIR, to the weights it would have had.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def train(recipe: Path, out: Path, data: str | None, resume: bool, device: Any) -> None:
-    """Train a classifier or an encoder by RECIPE, a TOML file; Ctrl-C saves, and --resume goes on.
+    """Train a classifier or an encoder by RECIPE, a TOML file; Ctrl-C or SIGTERM saves, and --resume goes on.
 
     \b
     cem-explorer train assets/recipes/cifar10-robust-l2.toml --data DATA --out training
@@ -50,7 +50,9 @@ def train(recipe: Path, out: Path, data: str | None, resume: bool, device: Any) 
                 case Began():
                     told = _Told(word, wanted.optimiser.batch, time.monotonic())
                     click.echo(told.begun())
-                    if word.held and isinstance(wanted.objective, recipes.Contrastive):
+                    if not word.classes:
+                        click.echo("the images have no classes: no accuracy is measured, and none are held out")
+                    elif word.held and isinstance(wanted.objective, recipes.Contrastive):
                         click.echo("clean and robust are those of a linear head on its features, fitted for that alone")
                     advance(told)
                 case Progress():
@@ -63,7 +65,7 @@ def train(recipe: Path, out: Path, data: str | None, resume: bool, device: Any) 
                     click.echo(told.epoch(word))
                 case Ended(reason="stopped"):
                     click.echo(f"Saved after {word.step:,} steps; the same command with --resume goes on.", err=True)
-                    raise click.exceptions.Exit(130)
+                    raise click.exceptions.Exit(128 + (asked or [signal.SIGINT])[0])
                 case Ended(reason="done"):
                     already = "done before: " if told is not None and told.word.first == told.word.steps else ""
                     click.echo(f"{already}{out / wanted.name}.safetensors")
@@ -125,15 +127,18 @@ def _lasting(seconds: float) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """A list that is no longer empty once somebody pressed Ctrl-C; a second time ends the program as usual."""
+    """A list that gets the signals by which somebody wants it to end: Ctrl-C, or the one that schedulers send, perhaps
+    several times. A second Ctrl-C ends the program as usual."""
     asked: list[int] = []
 
     def note(number: int, _: Any) -> None:
         asked.append(number)
-        signal.signal(signal.SIGINT, before)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,6 @@ from cem_core.messages import (
     ImageStart,
     NoiseStart,
     OverallStart,
-    Reference,
     Refused,
     ReplayStart,
     RunSpec,
@@ -98,12 +97,12 @@ def _options(run: RunFile) -> list[str] | None:
     planned = (run.changes[-1].sampler if run.changes else spec.sampler).steps
     steps = max(1, run.steps - 1) if run.end is not None else planned
     words += _sampler(spec.sampler, steps)
-    if encoder and spec.reference is not None:
-        usual = Reference(spec.reference.images)
-        if spec.reference.cosine != usual.cosine:
+    if encoder:
+        if spec.reference is not None and not spec.reference.cosine:
             words += ["--dot"]
-        if spec.reference.temperature != usual.temperature:
-            words += ["--temperature", str(spec.reference.temperature)]
+        known = run.checkpoint.fact("temperature")
+        if known is None or spec.temperature != float(known.value):  # it may be told by the file one day
+            words += ["--temperature", str(spec.temperature)]
     if seed := spec.chains[0].seed:
         words += ["--seed", str(seed)]
     if spec.device != "auto":

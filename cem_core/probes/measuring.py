@@ -13,6 +13,7 @@ from cem_core.probes.results import Answer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cem_core.cluster import Where
     from cem_core.samplers import Logits
 
 GoOn = Callable[[], bool]
@@ -33,12 +34,15 @@ def asking(logits_of: Logits, go_on: GoOn) -> Logits:
     return logits
 
 
-def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None = None) -> Iterator[Answer]:
+def measure(
+    request: Request, go_on: GoOn = lambda: True, journal: Path | None = None, where: Where | None = None
+) -> Iterator[Answer]:
     """The answers to a request, as they come.
 
     Args:
         go_on: asked before each forward pass, also within attacks of other packages; False ends it at once.
         journal: a file in which the cells of accuracies are kept; those that it holds are not measured again.
+        where: who measures accuracies; None: this process, as all else.
 
     Raises:
         Refused: a model, the data or an image cannot be used as asked.
@@ -47,7 +51,7 @@ def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None =
     from cem_core.runner import out_of_memory
 
     try:
-        yield from _answers(request, go_on, journal)
+        yield from _answers(request, go_on, journal, where)
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -56,12 +60,12 @@ def measure(request: Request, go_on: GoOn = lambda: True, journal: Path | None =
         ) from error
 
 
-def _answers(request: Request, go_on: GoOn, journal: Path | None) -> Iterator[Answer]:
+def _answers(request: Request, go_on: GoOn, journal: Path | None, where: Where | None) -> Iterator[Answer]:
     match request:
         case Accuracy():
             from cem_core.probes.accuracy import accuracy
 
-            yield from accuracy(request, go_on, journal)
+            yield from accuracy(request, go_on, journal, where)
         case Energies():
             from cem_core.probes.histograms import histograms
 

@@ -33,7 +33,7 @@ from cem_core.training import objectives, routes
 from cem_core.training.folder import Folder
 from cem_core.training.held import measure, probed
 from cem_core.training.progress import EPOCHS, STATE, Began, Ended, Epoch, Progress, Word
-from cem_core.training.ranks import Ranks, ranks
+from cem_core.training.ranks import Lowered, Ranks, ranks
 from cem_core.training.recipe import Attack, Contrastive, Recipe
 from cem_core.training.views import views
 
@@ -127,14 +127,9 @@ def _train(
     """`folder` None: another process writes, and no word is said."""
     training, held, classes = _data(recipe, place, None if folder is None else folder.path)
     optimiser = recipe.optimiser
-    if optimiser.batch % those.count or optimiser.batch < 2 * those.count:
-        raise Refused(f"A batch of {optimiser.batch:,} cannot be shared by {those.count} processes: change either.")
-    an_epoch = len(training) // optimiser.batch
-    if not an_epoch:
-        raise Refused(f"{len(training):,} images make no batch of {optimiser.batch:,}: use a smaller batch.")
+    an_epoch = _batches(len(training), optimiser.batch, those)
     total = optimiser.epochs * an_epoch
     state = _begun(recipe, len(classes), place)
-    objective = recipe.objective
     those.normed(state.net, place)
     if folder is not None:
         _recall(folder.path / STATE, state, total)
@@ -145,19 +140,7 @@ def _train(
             device if those.count == 1 else f"{those.count} × {device}", runner.versions(),
         )  # fmt: skip
     _share(state, those, place)
-    mean, std = (torch.tensor(v, device=place).view(-1, 1, 1) for v in (recipe.network.mean, recipe.network.std))
-
-    def net(x: Tensor, route: int = routes.ATTACKED) -> Tensor:
-        routes.take(state.net, route)
-        whole = state.net.embedding if isinstance(objective, Contrastive) else state.net
-        with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            out: Tensor = whole(((x - mean) / std).contiguous(memory_format=_layout(place)))
-        return those.gathered(out) if isinstance(objective, Contrastive) else out
-
-    def lowered(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        return objectives.loss(net, x, y, objective, noise, optimiser.smoothing, partial(net, route=routes.CLEAN))
-
-    joined = those.joined(state.net, lowered)
+    lowered = those.joined(state.net, _lowered(state, recipe, those, place))
     order: NDArray[np.int64] = np.empty(0, np.int64)
     losses: list[float] = []  # since the last word, and of this epoch since it began or was gone on with
     of_epoch: list[float] = []
@@ -172,31 +155,22 @@ def _train(
         epoch, turn = divmod(state.step, an_epoch)
         if turn == 0 or not len(order):
             order = _random(recipe.seed, epoch, _ORDER).permutation(len(training))
-        rows = torch.from_numpy(order[turn * optimiser.batch : (turn + 1) * optimiser.batch]).to(place)
-        x, y = _shown(training, rows, recipe, state.step), training.labels[rows]
-        noise = torch.from_numpy(_random(recipe.seed, state.step, _NOISE).standard_normal(x.shape, np.float32)).to(
-            place
-        )
-        state.net.train()
-        loss = joined(*(those.part(given, optimiser.batch) for given in (x, y, noise)))
-        mean_loss = those.mean(loss.item())
-        if not math.isfinite(mean_loss):
+        rows = order[turn * optimiser.batch : (turn + 1) * optimiser.batch]
+        rate = _rate(state.step, total, optimiser.rate, optimiser.rise)
+        loss = _step(state, training, torch.from_numpy(rows).to(place), recipe, rate, lowered, those)
+        if not math.isfinite(loss):
             if folder is None:
                 return
             raise Refused(
-                f"The loss became {mean_loss} at step {state.step:,}: resuming would come to the same, so begin anew "
+                f"The loss became {loss} at step {state.step:,}: resuming would come to the same, so begin anew "
                 f"in another folder with a smaller rate, or in float32. The checkpoints of the epochs before are kept."
             )
-        gradients = those.gradients(loss, list(state.net.parameters()))
-        _descend(state, gradients, recipe, _rate(state.step, total, optimiser.rate, optimiser.rise))
-        state.step += 1
         state.seconds = before + time.monotonic() - resumed
         if folder is None:
             continue
-        losses.append(mean_loss)
-        of_epoch.append(mean_loss)
+        losses.append(loss)
+        of_epoch.append(loss)
         if state.step % _TELL_EVERY == 0 or state.step == total:
-            rate = _rate(state.step - 1, total, optimiser.rate, optimiser.rise)
             yield Progress(state.step, state.step / an_epoch, float(np.mean(losses)), rate, state.seconds)
             losses = []
         if state.step % an_epoch == 0:
@@ -210,24 +184,69 @@ def _train(
         yield Ended("done", state.step, state.seconds)
 
 
+def _batches(images: int, batch: int, those: Ranks) -> int:
+    """Of an epoch. Raises Refused if there are none, or a batch cannot be shared."""
+    if batch % those.count or batch < 2 * those.count:
+        raise Refused(f"A batch of {batch:,} cannot be shared by {those.count} processes: change either.")
+    if images < batch:
+        raise Refused(f"{images:,} images make no batch of {batch:,}: use a smaller batch.")
+    return images // batch
+
+
+def _lowered(state: _State, recipe: Recipe, those: Ranks, place: torch.device) -> Lowered:
+    """The loss of the network that is trained."""
+    objective, smoothing = recipe.objective, recipe.optimiser.smoothing
+    mean, std = (torch.tensor(v, device=place).view(-1, 1, 1) for v in (recipe.network.mean, recipe.network.std))
+
+    def net(x: Tensor, route: int = routes.ATTACKED) -> Tensor:
+        routes.take(state.net, route)
+        whole = state.net.embedding if isinstance(objective, Contrastive) else state.net
+        with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            out: Tensor = whole(((x - mean) / std).contiguous(memory_format=_layout(place)))
+        return those.gathered(out) if isinstance(objective, Contrastive) else out
+
+    def lowered(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        return objectives.loss(net, x, y, objective, noise, smoothing, partial(net, route=routes.CLEAN))
+
+    return lowered
+
+
+def _step(
+    state: _State, images: _Images, rows: Tensor, recipe: Recipe, rate: float, lowered: Lowered, those: Ranks
+) -> float:
+    """One step down, and the loss before it; where that is no number, no step."""
+    x, y = _shown(images, rows, recipe, state.step), images.labels[rows]
+    drawn = _random(recipe.seed, state.step, _NOISE).standard_normal(x.shape, np.float32)
+    noise = torch.from_numpy(drawn).to(x.device)
+    state.net.train()
+    loss = lowered(*(those.part(given, len(rows)) for given in (x, y, noise)))
+    mean = those.mean(loss.item())
+    if math.isfinite(mean):
+        _descend(state, those.gradients(loss, list(state.net.parameters())), recipe, rate)
+        state.step += 1
+    return mean
+
+
 def _random(seed: int, number: int, what: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, number * 4 + what], np.uint64)))
 
 
 def _data(recipe: Recipe, place: torch.device, out: Path | None) -> tuple[_Images, _Images, tuple[str, ...]]:
-    """What is trained on, what is held out, and the classes. `out` is written to, and must not become one of them."""
-    wanted = recipe.data
-    dataset = open_labelled(Data(wanted.path, wanted.split))
+    """What is trained on, what is held out, and the classes, of which an encoder needs none. `out` is written to, and
+    must not become one of them."""
+    wanted, needed = recipe.data, not isinstance(recipe.objective, Contrastive)
+    dataset = open_labelled(Data(wanted.path, wanted.split), classless=not needed)
+    labels, count = dataset.labels, len(dataset.classes)
+    labelled = count > 1
     if isinstance(dataset, Arrays) and wanted.split is None:
         raise Refused(f'{wanted.path} is a dataset of torchvision: say split = "train", or what else to train on.')
     if out is not None and isinstance(dataset, Dataset) and out.resolve().is_relative_to(dataset.root.resolve()):
-        raise Refused(f"{out} lies among the classes of {wanted.path}: choose a folder elsewhere to write to.")
-    if isinstance(dataset, Dataset) and (empty := dataset.empty()):
+        raise Refused(f"{out} lies among the images of {wanted.path}: choose a folder elsewhere to write to.")
+    if isinstance(dataset, Dataset) and (labelled or needed) and (empty := dataset.empty()):
         raise Refused(f"{empty[0]} in {wanted.path} has no images: add some, or take the folder away.")
-    labels, count = dataset.labels, len(dataset.classes)
-    if count < 2:
-        raise Refused(f"{wanted.path} has one class: there must be two or more.")
-    if 0 < wanted.held < count:
+    if needed and not labelled:
+        raise Refused(f"{wanted.path} has one class: there must be two or more, unless the objective is contrastive.")
+    if labelled and 0 < wanted.held < count:
         raise Refused(f"held = {wanted.held} is not one image for each of the {count:,} classes: hold more, or 0.")
     damaged: list[str] = []
     pixels, _ = dataset.part(0, len(dataset), recipe.network.size, lambda file, _: damaged.append(file))
@@ -237,7 +256,7 @@ def _data(recipe: Recipe, place: torch.device, out: Path | None) -> tuple[_Image
             f"The first is {damaged[0]}."
         )
     kept = np.ones(len(labels), bool)
-    each = wanted.held // count
+    each = wanted.held // count if labelled else 0  # there is nothing to judge them by
     for label in range(count):
         members = np.flatnonzero(labels == label)
         if not len(members):
@@ -250,7 +269,7 @@ def _data(recipe: Recipe, place: torch.device, out: Path | None) -> tuple[_Image
         shown = torch.from_numpy(np.ascontiguousarray(pixels[chosen].transpose(0, 3, 1, 2)))
         return _Images(shown.to(place), torch.from_numpy(labels[chosen]).to(place))
 
-    return images(kept), images(~kept), dataset.classes
+    return images(kept), images(~kept), dataset.classes if labelled else ()
 
 
 def _build(recipe: Recipe, classes: int) -> PreActResNet:

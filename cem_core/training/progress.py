@@ -22,6 +22,7 @@ class Began(msgspec.Struct, frozen=True, tag="began", tag_field="kind"):
     images: int
     held: int
     classes: tuple[str, ...]
+    """Empty: the images of an encoder have none, and so none are held out."""
     steps: int
     """In all."""
     first: int

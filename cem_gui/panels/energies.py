@@ -30,6 +30,7 @@ from cem_gui import theme
 from cem_gui.widgets import lights
 from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
+from cem_gui.widgets.figures import figure
 from cem_gui.widgets.histogram import HistogramPlot, marked
 from cem_gui.widgets.lights import LightsView
 from cem_gui.widgets.measure_view import MeasureView
@@ -217,9 +218,9 @@ def _table(rows: Sequence[Row]) -> str:
         return f"<span style='color: {faint}'>Nothing has been measured yet.</span>"
     lines = [_line([f"<span style='color: {faint}'>{text}</span>" for text in _HEAD])]
     for row in rows:
-        spread = f"{row.mean:.2f} ± {row.deviation:.2f}"
+        spread = f"{figure(row.mean)} ± {row.deviation:.2f}"
         told_apart = f"<b>{_rounded(row):.2f}</b>"
-        compared = ("–", "–") if row.kind == "clean" else (f"{row.change:+.2f}", told_apart)
+        compared = ("–", "–") if row.kind == "clean" else (figure(row.change, "+.2f"), told_apart)
         lines.append(_line([marked(row.kind), f"{row.images:,}", spread, *compared]))
     return f"<table cellspacing='0'>{''.join(lines)}</table>"
 

@@ -352,7 +352,7 @@ class EvolutionPanel(QWidget):
         elif part is None or np.isnan(part[chain, :, y, x]).any():
             values = "not known yet"
         else:
-            values = " ".join(f"{value:+.3g}" for value in part[chain, :, y, x])
+            values = " ".join(figure(value, "+.3g") for value in part[chain, :, y, x])
         self.probe.setText(f"x {x}  y {y}  ·  {values}")
 
     def _probe_large(self, x: int, y: int) -> None:

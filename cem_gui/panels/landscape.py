@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 from cem_core.probes.results import Plane, Survey
 from cem_gui.widgets.card import Card, form, muted
 from cem_gui.widgets.elided import Elided
+from cem_gui.widgets.figures import figure
 from cem_gui.widgets.heat_map import HeatMap
 from cem_gui.widgets.image_grid import to_bytes
 from cem_gui.widgets.notice import Notice
@@ -307,7 +308,7 @@ class LandscapePanel(QWidget):
             self.where.setText("")
             return
         s, t = point or (0.0, 0.0)
-        lines = [f"s {s:+.3f}   t {t:+.3f}", f"L2 distance {math.hypot(s, t):.3f}"]
+        lines = [f"s {figure(s, '+.3f')}   t {figure(t, '+.3f')}", f"L2 distance {math.hypot(s, t):.3f}"]
         if (energy := self._energy(s, t)) is not None:
             lines.append(energy)
         near = self.map.near((s, t))
@@ -325,9 +326,9 @@ class LandscapePanel(QWidget):
         column, row = (min(max(round((at / self._plane.extent + 1) / 2 * (size - 1)), 0), size - 1) for at in (s, t))
         exact = float(self._survey.energy[row, column])
         if math.isfinite(exact):
-            return f"{self._value} {exact:.3f}"
+            return f"{self._value} {figure(exact, '.3f')}"
         about = float(self._survey.coarse[row, column])
-        return f"{self._value} about {about:.2f}" if math.isfinite(about) else f"{self._value} is no number here"
+        return f"{self._value} about {figure(about)}" if math.isfinite(about) else f"{self._value} is no number here"
 
 
 def _percent(share: float) -> str:

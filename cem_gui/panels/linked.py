@@ -7,11 +7,8 @@ from typing import Final
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal, Slot
-from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QComboBox,
-    QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QScrollArea,
@@ -33,6 +30,7 @@ from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.image_grid import to_bytes
 from cem_gui.widgets.matrix import Matrix
+from cem_gui.widgets.model_column import LEAST, NO_REST, WIDE, ModelColumn
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.picture import Picture
 from cem_gui.widgets.shares import Share, Shares
@@ -44,40 +42,13 @@ IMAGES: Final = 4
 """Chains of each model unless somebody asks for more."""
 MOST_IMAGES: Final = 32
 _TOP: Final = 5
-_WIDE: Final = 350
-"""Width of a column from which on image and difference stand side by side."""
-_PAD: Final = 12
-_LEAST: Final = 64
-"""Side of an image."""
 _SIDE: Final = 204
-_NO_REST: Final = np.zeros((1, 1), np.float32)
-"""No other chains beside the chosen one: of a single point nothing is drawn."""
 
 
-class Column(QFrame):
+class Column(ModelColumn):
     """One model: its image, what it sees in it, what it changed, and its curves."""
 
-    stepped = Signal(int)
-
-    def __init__(self, index: int, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("card")
-        self._index = index
-        self.symbol = QLabel(SYMBOLS[index])
-        self.name = Elided()
-        font = self.name.font()
-        font.setBold(True)
-        self.name.setFont(font)
-        self.symbol.setFixedHeight(self.name.sizeHint().height())  # some symbols are of another font
-        self.about = Elided()
-        self.about.setObjectName("muted")
-        self.about.setFont(small().font())
-        self.image = Picture(f"Image of model {index + 1}", _LEAST)
-        self.difference = Picture(f"What model {index + 1} changed", _LEAST)
-        for picture in (self.image, self.difference):
-            picture.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.target = Shares(f"Target of model {index + 1}", 1)
-        self.top = Shares(f"What model {index + 1} sees", _TOP)
+    def __init__(self, index: int) -> None:
         self.energy = SmallPlot(
             f"Energies of model {index + 1}",
             "",
@@ -88,53 +59,27 @@ class Column(QFrame):
             "p",
             "p(y|x) of the target. Dashed: transfer, what each other model says of the images on this model's way.",
         )
-        for plot in (self.energy, self.probability):
-            plot.stepped.connect(self.stepped)
-        head = QHBoxLayout()
-        head.setSpacing(6)
-        head.addWidget(self.symbol)
-        head.addWidget(self.name, 1)
-        self._grid = QGridLayout()
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(10)
-        self._grid.setVerticalSpacing(8)
-        self._grid.setColumnStretch(0, 1)
-        self._grid.setColumnStretch(1, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(_PAD, 10, _PAD, _PAD)
-        layout.setSpacing(2)
-        layout.addLayout(head)
-        layout.addWidget(self.about)
-        layout.addSpacing(4)
-        layout.addLayout(self._grid, 1)
-        self._title = ""
+        super().__init__(index, f"Image of model {index + 1}", (self.energy, self.probability))
+        self.difference = Picture(f"What model {index + 1} changed", LEAST)
+        self.difference.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.target = Shares(f"Target of model {index + 1}", 1)
+        self.top = Shares(f"What model {index + 1} sees", _TOP)
+        self.grid.setHorizontalSpacing(10)
+        self.grid.setColumnStretch(0, 1)
+        self.grid.setColumnStretch(1, 1)
         self._arranged: tuple[bool, bool] | None = None
         """Whether it is wide, and whether the pictures stand side by side."""
-        self._arrange()
+        self.arrange()
         self.restyle()
-
-    def restyle(self) -> None:
-        self.symbol.setStyleSheet(f"color: {theme.of_model(self._index)}")
-        for plot in (self.energy, self.probability):
-            plot.restyle()
 
     def show_model(self, checkpoint: Checkpoint) -> None:
         """Its name, and no images yet."""
-        self.name.setText(checkpoint.name)
         training = checkpoint.fact("training")
-        self._title = f"{checkpoint.title} · {training.value}" if training is not None else checkpoint.title
-        self.name.setToolTip(f"{checkpoint.name}\n{checkpoint.path}")
-        self.show_problem("")
-        self.image.show_pixels(None)
+        title = f"{checkpoint.title} · {training.value}" if training is not None else checkpoint.title
+        self.show_name(checkpoint, title)
         self.difference.show_pixels(None)
         self.target.show_shares(())
         self.top.show_shares(())
-
-    def show_problem(self, sentence: str) -> None:
-        """Why it went no further; empty: it did."""
-        self.about.setText(f"⚠ {sentence}" if sentence else self._title)
-        self.about.setToolTip(sentence or self._title)
-        self.about.setStyleSheet(f"color: {theme.now().red}" if sentence else "")
 
     def show_step(self, start: RunStart, step: Step, first: Floats, chain: int, gain: int) -> None:
         """One chain of a step; first: (C, H, W) where it began."""
@@ -149,45 +94,30 @@ class Column(QFrame):
         self.target.show_shares([Share(f"{arrow} {classes[label]}", float(p[label]), True)])
         self.top.show_shares([Share(classes[k], float(p[k]), bool(k == label)) for k in np.argsort(-p)[:_TOP]])
 
-    def clear_curves(self) -> None:
-        """There is no run to draw."""
-        for plot in (self.energy, self.probability):
-            plot.show_series({}, _NO_REST, 1)
-
     def show_curves(self, numbers: Numbers, judged: Floats | None, chain: int, length: int) -> None:
         """judged: (T, N) p(y|x) that each model gives the images of this one; None for a single model."""
-        own = theme.OF_MODELS[self._index]
+        own = theme.OF_MODELS[self.index]
         energies = {"E(x)": (own, numbers.energy[:, chain]), "E(x,y)": ("muted", numbers.joint[:, chain])}
-        self.energy.show_series(energies, _NO_REST, length)
+        self.energy.show_series(energies, NO_REST, length)
         others = {}
         if judged is not None:
-            others = {
-                SYMBOLS[j]: (theme.OF_MODELS[j], judged[:, j]) for j in range(judged.shape[1]) if j != self._index
-            }
-        p = {SYMBOLS[self._index]: (own, np.exp(numbers.log_p[:, chain]))}
-        self.probability.show_series(p, _NO_REST, length, (0.0, 1.0), others)
+            others = {SYMBOLS[j]: (theme.OF_MODELS[j], judged[:, j]) for j in range(judged.shape[1]) if j != self.index}
+        p = {SYMBOLS[self.index]: (own, np.exp(numbers.log_p[:, chain]))}
+        self.probability.show_series(p, NO_REST, length, (0.0, 1.0), others)
 
-    def set_cursor(self, step: int) -> None:
-        for plot in (self.energy, self.probability):
-            plot.set_cursor(step)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._arrange()
-
-    def _arrange(self) -> None:
+    def arrange(self) -> None:
         """Where it is wide, the plots stand side by side, and so do image and difference where that makes the image
         hardly smaller; else all is below each other."""
-        gap, grid = self._grid.verticalSpacing(), self._grid
-        inside = self.contentsRect().width() - 2 * _PAD
+        gap, grid = self.grid.verticalSpacing(), self.grid
+        inside = self.inside
         half = (inside - grid.horizontalSpacing()) // 2
-        wide = inside >= _WIDE
+        wide = inside >= WIDE
         rest = [self.target, self.top, self.energy] if wide else [self.target, self.top, self.energy, self.probability]
         room = grid.geometry().height() - sum(max(one.minimumSizeHint().height(), one.minimumHeight(),
             one.sizeHint().height()) + gap for one in rest)  # fmt: skip
         beside = wide or 4 * half >= 3 * min(inside, room)
-        self.image.setMaximumHeight(max(_LEAST, half if beside else inside))
-        self.difference.setMaximumHeight(max(_LEAST, half if beside else self.top.sizeHint().height()))
+        self.image.setMaximumHeight(max(LEAST, half if beside else inside))
+        self.difference.setMaximumHeight(max(LEAST, half if beside else self.top.sizeHint().height()))
         if (wide, beside) == self._arranged:
             return
         self._arranged = (wide, beside)
@@ -197,11 +127,7 @@ class Column(QFrame):
         plots = [(self.energy, 3, 0, 1), (self.probability, 3, 1, 1)]
         if not wide:
             plots = [(self.energy, 3, 0, 2), (self.probability, 4, 0, 2)]
-        for widget, row, column, span in (*pictures, *plots):
-            grid.removeWidget(widget)
-            grid.addWidget(widget, row, column, 1, span)
-        for row, stretch in enumerate((4, 0, 0, 1, 0 if wide else 1)):
-            grid.setRowStretch(row, stretch)
+        self.place((*pictures, *plots), (4, 0, 0, 1, 0 if wide else 1))
 
 
 class LinkedPanel(QWidget):

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 from PySide6.QtCore import QMimeData, QPoint, QSignalBlocker, Qt, Signal, Slot
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDragMoveEvent, QDropEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
-    QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -31,15 +28,14 @@ from cem_core.presets import SAMPLERS
 from cem_core.probes.requests import MODELS
 from cem_core.session import Numbers
 from cem_gui import theme
-from cem_gui.widgets.band_plot import SYMBOLS
 from cem_gui.widgets.beside import Beside
 from cem_gui.widgets.card import Card, form, muted, small
 from cem_gui.widgets.elided import Elided, ElidedBox
 from cem_gui.widgets.figures import figure
 from cem_gui.widgets.image_grid import Bytes
+from cem_gui.widgets.model_column import LEAST, NO_REST, WIDE, ModelColumn
 from cem_gui.widgets.nearest import Near, Nearest
 from cem_gui.widgets.notice import Notice
-from cem_gui.widgets.picture import Picture
 from cem_gui.widgets.picture_slot import PictureSlot
 from cem_gui.widgets.small_plot import SmallPlot
 
@@ -56,50 +52,19 @@ _SHARE: Final = 6
 """So manieth part of the width is a column at the side."""
 _NARROWEST: Final = 640
 """Less than it needs: the docks make room where it is shown, and where it is not, it widens no window."""
-_PAD: Final = 12
 _GAP: Final = 8
-_LEAST: Final = 64
-"""Side of an image."""
-_WIDE: Final = 350
-"""Width of a column from which on what is said of an image stands beside it."""
 _PLOT: Final = 150
 """Height of a plot below x, about."""
 _IMAGE: Final = 3 / 5
 """Share of width and height that x has where all stands in pairs."""
 _UNBOUNDED: Final = 16_777_215
-_NO_REST: Final = np.zeros((1, 1), np.float32)
 HINT: Final = "Give two images, A and B: see how similar a model finds them, and morph one towards the other."
 
 
-class MorphColumn(QFrame):
+class MorphColumn(ModelColumn):
     """One model: how similar it finds A and B, and x on its way."""
 
-    stepped = Signal(int)
-
-    def __init__(self, index: int, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("card")
-        self._index = index
-        self.symbol = QLabel(SYMBOLS[index])
-        self.name = Elided()
-        font = self.name.font()
-        font.setBold(True)
-        self.name.setFont(font)
-        self.symbol.setFixedHeight(self.name.sizeHint().height())  # some symbols are of another font
-        self.about = Elided()
-        self.about.setObjectName("muted")
-        self.about.setFont(small().font())
-        self._title = ""
-        self.image = Picture(f"x on its way, model {index + 1}", _LEAST)
-        self.image.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.similarity = QLabel()
-        self.similarity.setAccessibleName(f"f(A,B) of model {index + 1}")
-        font = self.similarity.font()
-        font.setPointSizeF(font.pointSizeF() * 1.5)
-        font.setBold(True)
-        self.similarity.setFont(font)
-        self.cosine = small()
-        self.nearest = Nearest(f"Images most similar to x, model {index + 1}")
+    def __init__(self, index: int) -> None:
         self.curves = SmallPlot(
             f"Similarity of x to A and to B, model {index + 1}",
             "",
@@ -109,12 +74,15 @@ class MorphColumn(QFrame):
             f"Distance of x from A, model {index + 1}", "", "L2 distance of x from A, in pixel units of [0,1]."
         )
         self.distance.view.getPlotItem().getViewBox().setLimits(yMin=-0.02)
-        for plot in (self.curves, self.distance):
-            plot.stepped.connect(self.stepped)
-        head = QHBoxLayout()
-        head.setSpacing(6)
-        head.addWidget(self.symbol)
-        head.addWidget(self.name, 1)
+        super().__init__(index, f"x on its way, model {index + 1}", (self.curves, self.distance))
+        self.similarity = QLabel()
+        self.similarity.setAccessibleName(f"f(A,B) of model {index + 1}")
+        font = self.similarity.font()
+        font.setPointSizeF(font.pointSizeF() * 1.5)
+        font.setBold(True)
+        self.similarity.setFont(font)
+        self.cosine = small()
+        self.nearest = Nearest(f"Images most similar to x, model {index + 1}")
         number = QHBoxLayout()
         number.setSpacing(8)
         number.addWidget(muted("f(A,B)"), 0, Qt.AlignmentFlag.AlignBaseline)
@@ -127,46 +95,20 @@ class MorphColumn(QFrame):
         facts.addLayout(number)
         facts.addWidget(small("Most similar to x"))
         facts.addWidget(self.nearest, 1)
-        self._grid = QGridLayout()
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(12)
-        self._grid.setVerticalSpacing(8)
-        self._grid.setColumnStretch(0, 3)
-        self._grid.setColumnStretch(1, 2)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(_PAD, 10, _PAD, _PAD)
-        layout.setSpacing(2)
-        layout.addLayout(head)
-        layout.addWidget(self.about)
-        layout.addSpacing(4)
-        layout.addLayout(self._grid, 1)
+        self.grid.setHorizontalSpacing(12)
+        self.grid.setColumnStretch(0, 3)
+        self.grid.setColumnStretch(1, 2)
         self._is_wide: bool | None = None
-        self._arrange()
+        self.arrange()
         self.restyle()
-
-    def restyle(self) -> None:
-        self.symbol.setStyleSheet(f"color: {theme.of_model(self._index)}")
-        for plot in (self.curves, self.distance):
-            plot.restyle()
 
     def show_model(self, checkpoint: Checkpoint, about: str) -> None:
         """about: what of it is compared."""
-        self.name.setText(checkpoint.name)
-        self.name.setToolTip(f"{checkpoint.name}\n{checkpoint.path}")
-        self._title = about
-        self.show_problem("")
-        self.image.show_pixels(None)
+        self.show_name(checkpoint, about)
         self.similarity.setText("…")
         self.cosine.setText("")
         self.nearest.show_items(())
-        for plot in (self.curves, self.distance):
-            plot.show_series({}, _NO_REST, 1)
-
-    def show_problem(self, sentence: str) -> None:
-        """Why it went no further; empty: it did."""
-        self.about.setText(f"⚠ {sentence}" if sentence else self._title)
-        self.about.setToolTip(sentence or self._title)
-        self.about.setStyleSheet(f"color: {theme.now().red}" if sentence else "")
+        self.clear_curves()
 
     def show_similarity(self, f: float, cosine: float | None) -> None:
         """f(A,B); cosine: what it was before it was divided by the temperature, if that is not 1."""
@@ -180,36 +122,23 @@ class MorphColumn(QFrame):
 
     def show_curves(self, numbers: Numbers, length: int) -> None:
         """Of one chain, A and B being the first two of the reference batch."""
-        own, f = theme.OF_MODELS[self._index], numbers.logits[:, 0]
-        self.curves.show_series({"f(x,B)": (own, f[:, 1]), "f(x,A)": ("muted", f[:, 0])}, _NO_REST, length)
-        self.distance.show_series({"‖x−A‖": (own, numbers.distance[:, 0])}, _NO_REST, length)
+        own, f = theme.OF_MODELS[self.index], numbers.logits[:, 0]
+        self.curves.show_series({"f(x,B)": (own, f[:, 1]), "f(x,A)": ("muted", f[:, 0])}, NO_REST, length)
+        self.distance.show_series({"‖x−A‖": (own, numbers.distance[:, 0])}, NO_REST, length)
 
-    def set_cursor(self, step: int) -> None:
-        for plot in (self.curves, self.distance):
-            plot.set_cursor(step)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._arrange()
-
-    def _arrange(self) -> None:
+    def arrange(self) -> None:
         """In pairs, unless it is narrow, or so high that x is much larger with all else below it."""
-        grid = self._grid
-        inside, height = self.contentsRect().width() - 2 * _PAD, grid.geometry().height()
+        inside, height = self.inside, self.grid.geometry().height()
         below = self.facts.sizeHint().height() + 2 * _PLOT
-        wide = inside >= _WIDE and 4 * min(inside, height) * _IMAGE >= 3 * min(inside, height - below)
-        self.image.setMaximumHeight(_UNBOUNDED if wide else max(_LEAST, inside))
+        wide = inside >= WIDE and 4 * min(inside, height) * _IMAGE >= 3 * min(inside, height - below)
+        self.image.setMaximumHeight(_UNBOUNDED if wide else max(LEAST, inside))
         if wide == self._is_wide:
             return
         self._is_wide = wide
         places = [(self.image, 0, 0, 1), (self.facts, 0, 1, 1), (self.curves, 1, 0, 1), (self.distance, 1, 1, 1)]
         if not wide:
             places = [(self.image, 0, 0, 2), (self.facts, 1, 0, 2), (self.curves, 2, 0, 2), (self.distance, 3, 0, 2)]
-        for widget, row, column, span in places:
-            grid.removeWidget(widget)
-            grid.addWidget(widget, row, column, 1, span)
-        for row, stretch in enumerate((3, 2, 0, 0) if wide else (4, 0, 2, 1)):
-            grid.setRowStretch(row, stretch)
+        self.place(places, (3, 2, 0, 0) if wide else (4, 0, 2, 1))
 
 
 class _Side(QWidget):

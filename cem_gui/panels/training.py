@@ -45,7 +45,7 @@ from cem_gui.widgets.card import Card, muted, small
 from cem_gui.widgets.elided import Elided
 from cem_gui.widgets.epoch_plot import EpochPlot
 from cem_gui.widgets.epoch_strip import EpochStrip
-from cem_gui.widgets.figures import small_figure
+from cem_gui.widgets.figures import figure, small_figure
 from cem_gui.widgets.notice import Notice
 from cem_gui.widgets.plot import Floats
 
@@ -379,7 +379,9 @@ class TrainingPanel(QWidget):
         loss = {"loss, mean of the epoch": ("blue", series([word.loss for word in words]))} if words else {}
         self.plots.loss.show_epochs(loss, span, (told.at, told.losses), "loss")
         known = {name: one for name, one in shares.items() if np.isfinite(one[1]).any()}
-        why = "nothing was held out to measure it on" if words else "after the first epoch"
+        classless = told.began is not None and not told.began.classes
+        never = "the images have no classes to measure it by" if classless else "nothing was held out to measure it on"
+        why = never if words or classless else "after the first epoch"
         self.plots.accuracy.show_epochs(known, span, says=f"accuracy: {why}")
         gaps = {"ΔE = E(x) − E(x*)": ("red", gap)} if np.isfinite(gap).any() else {}
         self.plots.gap.show_epochs(gaps, span, says=f"ΔE: {'not measured' if known else why}")
@@ -606,7 +608,7 @@ def spread(columns: Sequence[int], reached: float) -> tuple[float, float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.3g}"
+    return figure(value, ".3f" if abs(value) < 100 else ".3g")
 
 
 def _percent(value: float) -> str:

@@ -6,7 +6,7 @@ import math
 
 
 def figure(value: float, form: str = ".2f") -> str:
-    """With a minus that is as long as a plus."""
+    """With a minus that is as long as a plus: for whatever may be below 0."""
     return f"{value:{form}}".replace("-", "−")
 
 

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from cem_gui import theme
 from cem_gui.widgets import contours
+from cem_gui.widgets.figures import figure
 
 Floats = NDArray[np.float32]
 
@@ -269,4 +270,4 @@ class HeatMap(QWidget):
 
 def _named(values: list[float]) -> list[tuple[float, str]]:
     """Ticks."""
-    return [(value, f"{value:g}") for value in values]
+    return [(value, figure(value, "g")) for value in values]

@@ -14,6 +14,8 @@ from PySide6.QtWidgets import QWidget
 from cem_core.probes.energy_report import Histogram
 from cem_core.probes.results import Kind
 from cem_gui import theme
+from cem_gui.widgets.figures import figure
+from cem_gui.widgets.plot import Values
 
 pg.setConfigOptions(imageAxisOrder="row-major", antialias=True, mouseRateLimit=0)
 
@@ -50,7 +52,7 @@ class HistogramPlot(pg.PlotWidget):
     """What the mouse is on, in a line; empty: nothing."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent, axisItems={"left": _Percent("left")})
+        super().__init__(parent, axisItems={"left": _Percent("left"), "bottom": Values("bottom")})
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setFrameShape(self.Shape.NoFrame)
         self.setMinimumHeight(110)
@@ -119,7 +121,7 @@ class HistogramPlot(pg.PlotWidget):
         edges, shares = self._histogram
         bin_ = int(np.clip(np.searchsorted(edges, energy, "right") - 1, 0, len(edges) - 2))
         said = ", ".join(f"{marked(kind)} {100 * share[bin_]:.1f} %" for kind, share in shares.items())
-        return f"E(x) from {edges[bin_]:.2f} to {edges[bin_ + 1]:.2f}: {said}"
+        return f"E(x) from {figure(edges[bin_])} to {figure(edges[bin_ + 1])}: {said}"
 
     def _say(self, text: str) -> None:
         if text != self._said:

@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 from cem_core.messages import Floats
 from cem_gui import theme
 from cem_gui.widgets.band_plot import SYMBOLS
+from cem_gui.widgets.figures import figure
 
 _HEAD: Final = 22
 _CELL: Final = 36
@@ -50,7 +51,7 @@ class Matrix(QWidget):
         if not np.isfinite(self._p[i, j]):
             return f"{self._names[j]} on {of}: nothing is known"
         p, change = float(self._p[i, j]), float(self._change[i, j])
-        return f"{self._names[j]} on {of}: p(y|x) {p:.3f}, E(x) {change:+.2f} since step 0"
+        return f"{self._names[j]} on {of}: p(y|x) {p:.3f}, E(x) {figure(change, '+.2f')} since step 0"
 
     def sizeHint(self) -> QSize:
         return QSize(160, _HEAD + _CELL * len(self._names))
@@ -84,7 +85,7 @@ class Matrix(QWidget):
                 painter.setFont(bold)
                 painter.drawText(upper, centre, f"{p:.2f}" if np.isfinite(p) else "–")
                 painter.setFont(small)
-                painter.drawText(lower, centre, f"{change:+.1f}" if np.isfinite(change) else "")
+                painter.drawText(lower, centre, figure(change, "+.1f") if np.isfinite(change) else "")
             painter.setFont(self.font())
 
     def at(self, point: QPoint) -> tuple[int, int] | None:

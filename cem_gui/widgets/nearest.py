@@ -65,6 +65,8 @@ class Nearest(QWidget):
             place = QRect(column * (side + _GAP), at * self._row(side), side, side)
             painter.drawImage(place, item.image)
             text = QRect(place.left() - _GAP // 2, place.bottom() + 3, side + _GAP, line)
+            text.setLeft(max(0, text.left()))
+            text.setRight(min(self.width() - 1, text.right()))
             painter.setFont(bold)
             painter.setPen(QColor(colours.text))
             painter.drawText(text, Qt.AlignmentFlag.AlignCenter, item.said)

@@ -10,6 +10,7 @@ from PySide6.QtGui import QColor, QFont, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from cem_gui import theme
+from cem_gui.widgets.figures import figure
 
 _ROW: Final = 18
 _BAR: Final = 5
@@ -43,9 +44,10 @@ class PairedBars(QWidget):
 
     def show_pairs(self, pairs: Sequence[Pair]) -> None:
         self.pairs = pairs
-        said = [f"{pair.name} {pair.before:.2f}, then {pair.after:.2f}" for pair in pairs]
+        said = [f"{pair.name} {figure(pair.before)}, then {figure(pair.after)}" for pair in pairs]
         self.setAccessibleDescription("; ".join(said))
-        self.setToolTip("\n".join(f"{pair.name}: {pair.before:.3f} → {pair.after:.3f}" for pair in pairs))
+        exact = [f"{pair.name}: {figure(pair.before, '.3f')} → {figure(pair.after, '.3f')}" for pair in pairs]
+        self.setToolTip("\n".join(exact))
         self.set_rows(max(self._rows, len(pairs)))
         self.update()
 
@@ -83,7 +85,7 @@ class PairedBars(QWidget):
             painter.setPen(QColor(colours.text if pair.stressed else colours.muted))
             name = painter.fontMetrics().elidedText(pair.name, Qt.TextElideMode.ElideRight, names)
             painter.drawText(QRect(0, top, names, _ROW), middle, name)
-            told = f"{pair.before:.1f} → {pair.after:.1f}".replace("-", "−")
+            told = f"{figure(pair.before, '.1f')} → {figure(pair.after, '.1f')}"
             where = QRect(self.width() - numbers, top, numbers, _ROW)
             painter.drawText(where, middle | Qt.AlignmentFlag.AlignRight, told)
             painter.setPen(QPen(QColor(colours.muted), 1))

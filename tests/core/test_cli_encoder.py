@@ -66,7 +66,7 @@ def test_an_image_moves_towards_another(encoder: Path, tmp_path: Path) -> None:
     cat, dog = (str(tmp_path / f"a {name}.jpg") for name in ("cat", "dog"))
     run_file = ran(tmp_path / "out", "morph", cat, "--checkpoint", encoder, "--target", dog)
     assert run_file.spec.sampler.name == "CS"
-    assert run_file.spec.reference == Reference((*SAMPLES, cat, dog))
+    assert run_file.spec.reference == Reference((*SAMPLES, cat, dog), temperature=0.5)
     assert run_file.candidates[-2:] == ("a cat", "a dog")
     assert [chain.label for chain in run_file.spec.chains] == [21]
     with (tmp_path / "out" / "curves.csv").open(newline="") as file:
@@ -80,7 +80,7 @@ def test_an_image_moves_towards_another(encoder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["dog-1", "dog-1.jpg", SAMPLES.index(DOG), DOG])
 def test_a_target_is_a_name_an_index_or_a_path(target: object, encoder: Path, tmp_path: Path) -> None:
     run_file = ran(tmp_path / "out", "morph", CAT, "--checkpoint", encoder, "--target", target)
-    assert run_file.spec.reference == Reference(tuple(SAMPLES)), "no image stands in it twice"
+    assert run_file.spec.reference == Reference(tuple(SAMPLES), temperature=0.5), "no image stands in it twice"
     assert run_file.candidates[run_file.labels[0]] == "dog-1"
 
 
@@ -94,6 +94,46 @@ def test_what_is_compared_with_and_how_can_be_said(encoder: Path, tmp_path: Path
     batch = [str(tmp_path / "batch" / Path(path).name) for path in SAMPLES[:3]]
     assert run_file.spec.reference == Reference((*batch, DOG, CAT), cosine=False, temperature=2)
     assert run_file.labels == (1,)
+
+
+def test_the_temperature_is_that_of_the_training_unless_it_is_said(encoder: Path, tmp_path: Path) -> None:
+    features = {key: value for key, value in tiny.weights(1).items() if not key.startswith("linear")}
+    trained = tiny.saved(tmp_path / "trained.safetensors", features, temperature="0.07")
+    asked = ("morph", CAT, "--target", DOG, "--checkpoint")
+    own = ran(tmp_path / "own", *asked, trained)
+    assert own.spec.reference == Reference(tuple(SAMPLES), temperature=0.07)
+    assert "--temperature" not in command(own)
+    said = ran(tmp_path / "said", *asked, trained, "--temperature", 0.5)
+    assert "--temperature 0.5" in command(said)
+    untold = ran(tmp_path / "untold", *asked, encoder)
+    assert "--temperature 0.5" in command(untold), "what the file does not tell today it may tell tomorrow"
+    linked = tmp_path / "linked"
+    result = run("link", CAT, "--target", DOG, "--checkpoint", encoder, "--checkpoint", trained, *FAST, "--out", linked)
+    assert result.exit_code == 0, result.output
+    runs = json.loads((linked / "link.json").read_text())["runs"]
+    assert [runs[name]["reference"]["temperature"] for name in ("net", "trained")] == [0.5, 0.07]
+
+
+def test_a_run_of_before_files_told_their_temperature_is_repeated_as_it_was(tmp_path: Path) -> None:
+    features = {key: value for key, value in tiny.weights().items() if not key.startswith("linear")}
+    trained = tiny.saved(tmp_path / "net.safetensors", features, temperature="0.07")
+    ran(tmp_path / "first", "morph", CAT, "--target", DOG, "--checkpoint", trained, "--temperature", 0.5)
+    record = tmp_path / "first" / "run.json"
+    told = json.loads(record.read_text())
+    told["spec"]["reference"] = None
+    told["checkpoint"]["facts"] = [fact for fact in told["checkpoint"]["facts"] if fact["what"] != "temperature"]
+    record.write_text(json.dumps(told))
+    again = tmp_path / "again"
+    result = run("morph", "--run", record, "--formats", "csv", "--out", again)
+    assert (result.exit_code, result.output) == (0, "")
+    files = (tmp_path / "first" / "curves.csv", again / "curves.csv")
+    rows = [list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) for file in files]
+    assert len(rows[0]) == 3
+    for name in ("energy", "joint_energy", "distance"):
+        assert [row[name] for row in rows[0]] == [row[name] for row in rows[1]]
+    before = export.read(record)
+    assert before is not None
+    assert "--temperature 0.5" in command(before)
 
 
 def test_what_is_usual_for_an_encoder(tmp_path: Path) -> None:

@@ -347,8 +347,13 @@ def test_bad_numbers_are_one_line(nets: list[object], pets: Path, tmp_path: Path
         assert "Restarts of an attack must be between 1 and" in said("--restarts", count)
     assert "The batch must be between 0 and" in said("--batch", -1)
     assert "The seed of an attack must be between 0 and" in said("--seed", -1)
-    for workers in (0, 2, 64):
-        assert "--workers is reserved for the cluster" in said("--workers", workers)
+    for workers in (2, 64):
+        assert "Several workers need Ray: say --ray local" in said("--workers", workers)
+    for workers in (0, -1, 10_001):
+        assert "Workers must be between 1 and 10,000" in said("--ray", "local", "--workers", workers)
+    for address in ("nowhere", "http:/x:1", "host:port"):
+        assert "is no address of a Ray cluster: say host:port, auto or local" in said("--ray", address)
+    assert "is of Ray's client" in said("--ray", "ray://head:10001")
     assert "Between 1 and 4 models can be compared, not 6" in said(*nets, *nets)
 
 

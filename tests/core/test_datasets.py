@@ -196,6 +196,26 @@ def test_missing_and_without_classes(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_where_no_classes_are_needed_every_image_counts(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"has no images\.$"):
+        open_dataset(tmp_path, classless=True)
+    several = folder(tmp_path / "several", ["cat/1.png", "dog/1.png", "dog/2.png"])
+    assert open_dataset(several, classless=True).labels.tolist() == [0, 1, 1]
+    folder(several, ["3.png"])
+    for path, files in (
+        (several, ("3.png", "cat/1.png", "dog/1.png", "dog/2.png")),
+        (folder(tmp_path / "one", ["cat/1.png", "cat/deeper/2.png"]), ("cat/1.png", "cat/deeper/2.png")),
+        (folder(tmp_path / "none", ["2.png", "1.png", "notes.txt/3.png"]), ("1.png", "2.png", "notes.txt/3.png")),
+        (archive(tmp_path / "flat.tar", ["b.png", "a.png"]), ("a.png", "b.png")),
+    ):
+        found = open_dataset(path, classless=True)
+        assert found.files == files
+        assert found.classes == (path.name,)
+        assert found.labels.tolist() == [0] * len(files)
+    both = folder(tmp_path / "both", ["train/1.png", "train/2.png", "test/3.png"])
+    assert open_dataset(both, "train", classless=True).files == ("train/1.png", "train/2.png")
+
+
 def test_splits(tmp_path: Path) -> None:
     folder(tmp_path / "both", TREE)
     with pytest.raises(Refused, match="has the splits test, train: choose one"):

@@ -89,7 +89,7 @@ def test_the_head_beside_an_encoder_is_offered_and_gives_the_same_to_the_last_bi
     assert report.features == WIDTH
     assert report.heads == (beside,)
     assert fact(report).options == ("none", Path(beside).name)
-    assert (fact(report).value, fact(report).source) == ("none", "guess")
+    assert (fact(report).value, fact(report).source) == ("none", "file")
     assert torch.equal(given(rocl), encoder().features(images()))
     chosen = {"head": Path(beside).name}
     assert torch.equal(given(rocl, chosen), head()(encoder().features(images())))
@@ -98,6 +98,12 @@ def test_the_head_beside_an_encoder_is_offered_and_gives_the_same_to_the_last_bi
     model, _ = checkpoints.load(rocl, "cpu", choices={**chosen, "normalisation": "none"})
     torch.testing.assert_close(model(images()), head()(encoder().features(images())), rtol=1e-4, atol=1e-5)
     checkpoints.forget()
+
+
+def test_nothing_is_assumed_of_the_bundled_encoder_though_a_head_lies_beside_it() -> None:
+    report = checkpoints.inspect("cifar10-contrastive-l2")
+    assert len(report.heads) == 1
+    assert [one.what for one in report.facts if one.source in ("guess", "name")] == []
 
 
 @pytest.mark.parametrize(

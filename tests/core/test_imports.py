@@ -15,13 +15,18 @@ CHECKOUT = Path(__file__).parents[2]
 QT = ("PySide6", "PyQt6", "shiboken6", "qtpy", "superqt", "pyqtgraph")
 WITHOUT_TORCH = ("messages", "presets", "chains", "images", "datasets", "session", "bundle", "starts", "export",
                  "sheet", "png", "webp", "cli", "frames", "recording", "sessions", "events", "zoo",
-                 "writing", "drawing", "probes.requests", "probes.results", "probes.measuring", "probes.journal",
+                 "writing", "drawing", "cluster", "probes.requests", "probes.results", "probes.measuring",
+                 "probes.journal",
                  "probes.lights", "probes.report", "probes.energy_report",
-                 "training.recipe", "training.history")  # fmt: skip
+                 "training.recipe", "training.history",
+                 "evaluation.requests", "evaluation.results", "evaluation.statistics", "evaluation.shards",
+                 "evaluation.features", "evaluation.looking")  # fmt: skip
 HEAVY = ("torch", "cem_core.runner", "cem_core.samplers", "cem_core.checkpoints", "cem_core.models",
          "cem_core.energies", "cem_core.linked",
          *(f"cem_core.probes.{name}" for name in
-           ("attacks", "accuracy", "smallest", "subjects", "histograms", "landscape", "lens")))  # fmt: skip
+           ("attacks", "accuracy", "smallest", "subjects", "histograms", "landscape", "lens")),
+         "cem_core.evaluation.extractors", "cem_core.evaluation.metrics",
+         "cem_core.evaluation.sampling")  # fmt: skip
 """What brings torch along."""
 THREADS = ("files.py", "worker.py", "prober.py")
 """The threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""
@@ -152,12 +157,12 @@ def test_threads_are_started_by_the_window_alone() -> None:
         "cem_gui/window.py", "cem_gui/models.py", "cem_gui/pictures.py", "cem_gui/exporter.py",
         "cem_gui/runs.py", "cem_gui/shelf.py", "cem_gui/landscape.py", "cem_gui/smallest.py", "cem_gui/subjects.py",
         "cem_gui/accuracy.py", "cem_gui/energies.py", "cem_gui/measurement.py", "cem_gui/results.py",
-        "cem_gui/similarity.py", "cem_gui/training.py",
+        "cem_gui/similarity.py", "cem_gui/training.py", "cem_gui/evaluating.py",
     }  # fmt: skip
     assert {path for path, names in knows.items() if among(names, ["cem_gui.prober"])} <= {
         "cem_gui/window.py", "cem_gui/runs.py", "cem_gui/measurement.py", "cem_gui/accuracy.py", "cem_gui/energies.py",
         "cem_gui/landscape.py", "cem_gui/lens.py", "cem_gui/linked.py", "cem_gui/smallest.py",
-        "cem_gui/lockstep.py", "cem_gui/similarity.py", "cem_gui/training.py",
+        "cem_gui/lockstep.py", "cem_gui/similarity.py", "cem_gui/training.py", "cem_gui/evaluating.py",
     }  # fmt: skip
 
 

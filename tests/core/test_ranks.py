@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_two_processes_do_what_one_does(folder: Path, objective: str) -> None:
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_resume_goes_on(folder: Path, number: signal.Signals) -> None:
     """With the batch norms that each has for itself."""
     command = [*TORCHRUN, "-m", "cem_core.cli", "train", str(written(folder, epochs=400)), "--out", str(folder / "out"),
                "--device", "cpu"]  # fmt: skip
@@ -115,7 +117,7 @@ def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("tiny: 24 images")
         assert running.stdout.readline().startswith("epoch 1:")
-        running.send_signal(2)
+        running.send_signal(number)
         rest, said = running.communicate(timeout=120)
     assert "tiny: 24 images" not in rest  # one speaks
     assert said.count("--resume goes on") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -322,9 +323,101 @@ def test_a_run_of_an_encoder_goes_on_to_the_same_pixels_and_can_be_verified(
     session.close()
 
 
-def test_a_run_does_not_go_on_with_another_reference_image(encoder: str, images: list[str], tmp_path: Path) -> None:
+RECIPE = '{"name": "net", "objective": {"kind": "contrastive", "temperature": %s, "projection": 128}}'
+
+
+@pytest.mark.parametrize(
+    ("told", "temperature"),
+    [
+        ({"recipe": RECIPE % 0.2}, 0.2),
+        ({"recipe": RECIPE % 1}, 1),
+        ({"temperature": "0.07", "recipe": RECIPE % 0.2}, 0.07),
+        ({}, None),
+        ({"recipe": '{"objective": {"kind": "adversarial", "eps": 1}}'}, None),
+        ({"recipe": RECIPE % 0}, None),
+        ({"recipe": RECIPE % '"warm"'}, None),
+        ({"recipe": "[" * 100_000}, None),
+        ({"temperature": "NaN"}, None),
+    ],
+)
+def test_the_temperature_of_an_encoder_is_read_from_its_file(
+    told: dict[str, str], temperature: float | None, tmp_path: Path
+) -> None:
+    features = {key: value for key, value in tiny.weights().items() if not key.startswith("linear")}
+    report = checkpoints.inspect(str(tiny.saved(tmp_path / "net.safetensors", features, **told)))
+    fact = report.fact("temperature")
+    assert report.temperature == (0.5 if temperature is None else temperature)
+    assert (None if fact is None else (float(fact.value), fact.source)) == (temperature and (temperature, "file"))
+    again = checkpoints.convert(report.path, tmp_path / "again.safetensors")
+    assert again.fact("temperature") == fact
+    classifier = checkpoints.inspect(str(tiny.saved(tmp_path / "classes.safetensors", **told)))
+    assert classifier.fact("temperature") is None
+
+
+def test_an_encoder_is_compared_at_its_own_temperature_and_the_run_says_so() -> None:
+    model, known = checkpoints.load("cifar10-contrastive-l2", "cpu")
+    assert known.temperature == 0.2
+    start, first, *_ = runner.play(spec("cifar10-contrastive-l2", "Langevin"))
+    assert isinstance(start, RunStart)
+    assert isinstance(first, Step)
+    assert start.spec.reference == Reference(tuple(map(str, SAMPLES)), temperature=0.2)
+    g = F.normalize(model.embedding(torch.from_numpy(first.pixels)), dim=1)
+    np.testing.assert_allclose(first.logits[:, [0, 9]], g @ g[[0, 2]].T / 0.2, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(start.likeness(first.logits)[[0, 2], [0, 9]], 1, rtol=1e-4)
+    colder = spec("cifar10-contrastive-l2", "Langevin", reference=Reference(tuple(map(str, SAMPLES)), temperature=0.1))
+    _, colder_first, *_ = runner.play(colder)
+    assert isinstance(colder_first, Step)
+    np.testing.assert_allclose(colder_first.logits, 2 * first.logits, rtol=1e-4)
+
+
+@pytest.mark.parametrize("said", [Reference(tuple(map(str, SAMPLES)), temperature=0.5), None])
+def test_a_record_of_before_files_told_it_is_at_a_half(said: Reference | None, tmp_path: Path) -> None:
+    features = {key: value for key, value in tiny.weights().items() if not key.startswith("linear")}
+    trained = str(tiny.saved(tmp_path / "net.safetensors", features, temperature="0.07"))
+    asked = spec(trained, "Langevin", reference=Reference(tuple(map(str, SAMPLES)), temperature=0.5))
+    straight = steps_of(list(runner.play(asked)))
+    session = recorded(tmp_path / "run", asked, 3)
+    session.start = replace(session.start, spec=replace(session.start.spec, reference=said))
+    likeness = session.start.likeness(session.numbers.logits[0])
+    np.testing.assert_allclose(likeness[[0, 2], [0, 9]], 1, rtol=1e-4)
+    for message in replaying.resume(session):
+        if isinstance(message, Step):
+            session.append(message)
+    assert session[6].pixels.tobytes() == straight[6].pixels.tobytes()
+    (*_, verdict) = replaying.verify(session)
+    assert verdict.bit_equal
+    session.close()
+
+
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_a_run_goes_on_without_the_files_of_its_reference_images(
+    change: str, encoder: str, images: list[str], tmp_path: Path
+) -> None:
+    asked = spec(encoder, "CS", chains=(Chain(NoiseStart(), 0, 1),), reference=Reference(tuple(images)))
+    straight = steps_of(list(runner.play(asked)))
+    session = recorded(tmp_path / "run", asked, 3)
+    if change == "gone":
+        Path(images[2]).unlink()
+    else:
+        Image.new("RGB", (16, 16), "red").save(images[2])
+    for message in replaying.resume(session):
+        if isinstance(message, Step):
+            session.append(message)
+    assert [step.pixels.tobytes() for step in straight[3:]] == [session[i].pixels.tobytes() for i in range(3, 7)]
+    assert session[6].logits.tobytes() == straight[6].logits.tobytes()
+    (*_, verdict) = replaying.verify(session)
+    assert (verdict.bit_equal, verdict.differs) == (True, ())
+    session.close()
+    if change == "gone":
+        assert "no file" in said(list(runner.play(asked)))
+
+
+def test_an_older_record_does_not_go_on_with_another_reference_image(
+    encoder: str, images: list[str], tmp_path: Path
+) -> None:
     asked = spec(encoder, "CS", chains=(Chain(NoiseStart(), 0, 1),), reference=Reference(tuple(images)))
     session = recorded(tmp_path / "run", asked, 3)
+    shutil.rmtree(tmp_path / "run" / "references")
     Image.new("RGB", (16, 16), "red").save(images[2])
     with pytest.raises(Refused, match="An image of its reference batch is another than when the run was recorded"):
         list(replaying.resume(session))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,18 +160,25 @@ def test_a_killed_training_comes_to_the_same_weights(folder: Path, monkeypatch: 
     assert weights(folder / "straight") == weights(folder / "killed")
 
 
-def test_ctrl_c_saves_and_resume_goes_on(folder: Path) -> None:
-    written(folder, SINGLE, epochs=400)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_resume_goes_on(folder: Path, number: signal.Signals) -> None:
+    asked = recipe.read(written(folder, SINGLE, epochs=400))
     command = [sys.executable, "-m", "cem_core.cli", "train", str(folder / "tiny.toml"), "--out", str(folder / "out"),
                "--device", "cpu"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("tiny: 64 images")
         assert running.stdout.readline().startswith("epoch 1:")
-        running.send_signal(2)
+        running.send_signal(number)
+        if number == signal.SIGTERM:  # schedulers send it to the program, and once more through what started it
+            running.send_signal(number)
         _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     assert "--resume goes on" in said
+    stopped = msgspec.json.decode((folder / "out" / LOG).read_bytes().splitlines()[-1], type=Ended)
+    began, *_ = trained(asked, folder / "out", stopped.step, resume=True)
+    assert isinstance(began, Began)
+    assert began.first == stopped.step
     again = CliRunner().invoke(main, command[3:])
     assert again.exit_code == 1
     assert "holds a training already" in again.output
@@ -352,7 +360,7 @@ def test_a_recipe_may_begin_with_a_mark(folder: Path) -> None:
 @pytest.mark.parametrize("out", ["images", "images/run"])
 def test_what_is_written_does_not_become_a_class(folder: Path, out: str) -> None:
     """Else the folders of a training would be among its classes when it goes on."""
-    with pytest.raises(Refused, match="lies among the classes"):
+    with pytest.raises(Refused, match="lies among the images"):
         trained(recipe.read(written(folder)), folder / out)
     assert sorted(path.name for path in (folder / "images").iterdir()) == ["bright", "dark"]
 
@@ -415,7 +423,7 @@ def test_bad_data_is_one_sentence(folder: Path) -> None:
     with pytest.raises(Refused, match=r"40 of 80 images cannot be read: mend them or take them out\. The first is "):
         trained(asked, folder / "out")
     shutil.rmtree(folder / "images" / "dark")
-    with pytest.raises(Refused, match="has one class"):
+    with pytest.raises(Refused, match="has one class: there must be two or more, unless the objective is contrastive"):
         trained(asked, folder / "out")
     assert not (folder / "out").exists()
 
@@ -556,6 +564,49 @@ def test_an_encoder_says_what_its_shares_are(folder: Path) -> None:
     model, found = checkpoints.load(str(folder / "out" / "tiny.safetensors"), "cpu")
     assert not found.classes
     assert model.embedding(torch.zeros(1, 3, 16, 16)).shape == (1, 8)
+
+
+def moved(folder: Path, kind: str) -> Path:
+    """The 80 images of both classes, where no two classes are told apart."""
+    images = folder / "images"
+    if kind == "beside":
+        shutil.copy(images / "dark" / "00.png", images / "preview.png")
+        return images
+    place = folder / "photos" / ("" if kind == "flat" else "all")
+    place.mkdir(parents=True)
+    for file in list(images.rglob("*.png")):
+        file.rename(place / f"{file.parent.name}-{file.name}")
+    return folder / "photos"
+
+
+@pytest.mark.parametrize("kind", ["flat", "one", "beside"])
+def test_an_encoder_learns_from_images_without_classes(folder: Path, kind: str) -> None:
+    path = written(folder, 'kind = "contrastive"\nprojection = 8', epochs=2, held=1000)
+    photos = moved(folder, kind)
+    (photos / "empty").mkdir()
+    command = ["train", str(path), "--data", str(photos), "--out", str(folder / "out"), "--device", "cpu"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "the images have no classes: no accuracy is measured, and none are held out" in done.output
+    assert "clean" not in done.output
+    history = History.open(folder / "out")
+    words = history.read()
+    assert history.began is not None
+    assert (history.began.images, history.began.held, history.began.classes) == (80 + (kind == "beside"), 0, ())
+    epochs = [word for word in words if isinstance(word, Epoch)]
+    assert [(word.clean, word.robust, word.energy_gap) for word in epochs] == [(None, None, None)] * 2
+    assert not checkpoints.load(str(folder / "out" / "tiny.safetensors"), "cpu")[1].classes
+    again = CliRunner().invoke(main, [*command, "--resume"])
+    assert again.output.endswith(f"done before: {folder / 'out' / 'tiny.safetensors'}\n")
+    inside = CliRunner().invoke(main, [*command[:4], "--out", str(photos / "out")])
+    assert "lies among the images" in inside.output
+
+
+def test_a_classifier_does_not(folder: Path) -> None:
+    path, photos = written(folder), moved(folder, "flat")
+    done = CliRunner().invoke(main, ["train", str(path), "--data", str(photos), "--out", str(folder / "out")])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "has no images in class folders: it should hold <class>/<image>." in done.stderr
 
 
 def test_a_damaged_state_is_told(folder: Path) -> None:

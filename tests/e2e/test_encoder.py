@@ -187,6 +187,29 @@ def test_another_reference_batch(window: MainWindow, wait: Wait, opened: MainWin
     wait(lambda: at_start(window) and window.player.session.start.references == before)
 
 
+def test_each_encoder_is_compared_at_its_own_temperature_until_one_is_chosen(
+    window: MainWindow, wait: Wait, opened: MainWindow, tmp_path: Path
+) -> None:
+    def open_it(name: str, **told: str) -> None:
+        weights = {key: value for key, value in tiny.weights().items() if not key.startswith("linear.")}
+        drop(window, data_of(tiny.saved(tmp_path / name, weights, image_size="32", **told)))
+        wait(lambda: at_start(window) and window.player.session.start.checkpoint.name == name)
+
+    def at() -> tuple[float, float]:
+        return window.sampler.reference.temperature.value, window.player.session.start.spec.temperature
+
+    assert at() == (0.5, 0.5)
+    open_it("cold.safetensors", temperature="0.07")
+    assert at() == (0.07, 0.07)
+    undo(window)
+    wait(lambda: at_start(window) and window.player.session.start.checkpoint.name == "encoder.safetensors")
+    assert at() == (0.5, 0.5)
+    type_number(window.sampler.reference.temperature, "0.3")
+    wait(lambda: at_start(window) and window.player.session.start.spec.temperature == 0.3)
+    open_it("colder.safetensors", temperature="0.05")
+    assert at() == (0.3, 0.3), "what was chosen stays"
+
+
 def test_a_recorded_run_is_opened_compared_forked_and_resumed(
     window: MainWindow, wait: Wait, opened: MainWindow, tmp_path: Path
 ) -> None:

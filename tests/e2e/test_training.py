@@ -25,7 +25,7 @@ from cem_core.training.progress import LOG, RECIPE, Ended
 from cem_core.training.recipe import Contrastive
 from cem_gui.training import TrainingStage, _read_on
 from cem_gui.widgets.figures import figure
-from cem_gui.window import MainWindow
+from cem_gui.window import _STAGES, MainWindow
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_what_is_no_training_leaves_the_one_that_is_open(
 
 def test_an_empty_view_says_how_to_begin(window: MainWindow, wait: Wait, folder: Path) -> None:
     window.settings.setValue("trainings", msgspec.json.encode([str(folder)]).decode())
-    window.tabs.setCurrentIndex(window.tabs.count() - 1)
+    window.tabs.setCurrentIndex(1 + list(_STAGES).index("training"))
     assert window.stage is window.training
     assert not window.acts.run.isEnabled()
     assert window.hints.text() == "", "Space does nothing yet"
@@ -137,7 +137,7 @@ def test_it_is_read_again_when_it_comes_back_into_sight(
     window.tabs.setCurrentIndex(0)
     assert not stage._looking.isActive()
     folders.train(folder, 3)
-    window.tabs.setCurrentIndex(window.tabs.count() - 1)
+    window.tabs.setCurrentIndex(1 + list(_STAGES).index("training"))
     wait(lambda: rows(stage) == 3)
 
 

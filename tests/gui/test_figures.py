@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
+import cem_gui
 from cem_gui.widgets.figures import figure, small_figure
 
 
@@ -15,6 +18,12 @@ from cem_gui.widgets.figures import figure, small_figure
 )
 def test_a_minus_is_no_hyphen(value: float, form: str, printed: str) -> None:
     assert figure(value, form) == printed
+
+
+def test_whatever_has_a_sign_is_printed_so() -> None:
+    signed = re.compile(r"\{[^{}]*:\+")
+    sources = Path(cem_gui.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if signed.search(path.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cem_core.probes.results import Plane, Survey
 from cem_gui import theme
 from cem_gui.panels.landscape import LandscapePanel
 from cem_gui.widgets import contours
+from cem_gui.widgets.figures import figure
 
 SIZE, POINTS = 8, 17
 
@@ -85,7 +86,7 @@ def shown(panel: LandscapePanel) -> np.ndarray:
 
 def told(panel: LandscapePanel) -> tuple[float, float]:
     """s and t that are written beside the image."""
-    parts = panel.where.text().split()
+    parts = panel.where.text().replace("−", "-").split()
     return float(parts[1]), float(parts[3])
 
 
@@ -210,7 +211,7 @@ def test_pointing_shows_the_image_there(drawn: LandscapePanel) -> None:
     assert (s, t) == pytest.approx((1.2, -0.7), abs=0.02)
     assert np.abs(shown(drawn).astype(int) - as_bytes(plane().image(s, t))).max() <= 1
     nearest = [round((at + 2) * 4) / 4 - 2 for at in (s, t)]
-    assert f"E(x) {nearest[0] + 10 * nearest[1]:.3f}" in drawn.where.text()
+    assert f"E(x) {figure(nearest[0] + 10 * nearest[1], '.3f')}" in drawn.where.text()
     drawn.map._left()
     assert np.array_equal(shown(drawn), as_bytes(plane().image(0, 0)))
 
@@ -310,7 +311,7 @@ def test_both_axes_have_the_same_round_ticks(panel: LandscapePanel) -> None:
         left, bottom = (panel.map._plot.getAxis(side)._tickLevels[0] for side in ("left", "bottom"))
         assert left == bottom
         assert 3 <= len(left) <= 9
-        assert all(abs(value) < extent and text == f"{value:g}" for value, text in left)
+        assert all(abs(value) < extent and text == f"{value:g}".replace("-", "−") for value, text in left)
 
 
 def test_a_plane_is_suggested_until_somebody_chooses_one(panel: LandscapePanel) -> None:

@@ -457,9 +457,9 @@ def test_the_cost_is_measured(window: _Window, asked: list[Job], run: Session) -
     [
         ("TA", 0.5, "TA, ∇f − ∇LSE, keeps 50% of both lengths (cos 0.50): what tells dog from the rest."),
         ("RCS", 1, "RCS, ∇f + ∇LSE, keeps 100% of both lengths (cos 1.00): towards dog and where images are likely."),
-        ("PGD", -1.0, "PGD, −∇f + ∇LSE, keeps 100% of both lengths (cos -1.00): what leads away from dog."),
+        ("PGD", -1.0, "PGD, −∇f + ∇LSE, keeps 100% of both lengths (cos −1.00): what leads away from dog."),
         ("CS", 0.9, "CS, ∇f, leaves ∇LSE out (cos 0.90): along it E(x) falls."),
-        ("CS", -0.9, "CS, ∇f, leaves ∇LSE out (cos -0.90): along it E(x) rises."),
+        ("CS", -0.9, "CS, ∇f, leaves ∇LSE out (cos −0.90): along it E(x) rises."),
         ("Langevin", 0.01, "Langevin, ∇LSE, leaves ∇f out (cos 0.01): along it E(x,dog) hardly changes."),
     ],
 )  # fmt: skip

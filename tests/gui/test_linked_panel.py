@@ -276,7 +276,7 @@ def test_the_matrix_tells_what_each_model_makes_of_each_run(panel: LinkedPanel) 
     names = ["robust", "standard"]
     panel.matrix.show_names(names)
     panel.matrix.show_values(np.array([[0.9, 0.1], [np.nan, 1.0]]), np.array([[-2.5, 3.0], [np.nan, 0.0]]))
-    assert panel.matrix.told(0, 0) == "robust on its own images: p(y|x) 0.900, E(x) -2.50 since step 0"
+    assert panel.matrix.told(0, 0) == "robust on its own images: p(y|x) 0.900, E(x) −2.50 since step 0"
     assert panel.matrix.told(0, 1) == "standard on the images of robust: p(y|x) 0.100, E(x) +3.00 since step 0"
     assert panel.matrix.told(1, 0) == "robust on the images of standard: nothing is known"
     assert all(panel.matrix.told(i, j) in panel.matrix.accessibleDescription() for i in range(2) for j in range(2))

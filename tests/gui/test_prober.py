@@ -14,15 +14,17 @@ from msgspec.structs import replace
 from windows import Wait, discard
 
 from cem_core import bundle, sessions
+from cem_core.cluster import Where
+from cem_core.evaluation.requests import Row, Table
 from cem_core.linking import Round
 from cem_core.messages import Chain, ImageStart, Refused, RunSpec
 from cem_core.presets import SAMPLERS
 from cem_core.probes import measuring
-from cem_core.probes.requests import Lens, Linked, Subject
+from cem_core.probes.requests import Data, Lens, Linked, Subject
 from cem_core.session import BUDGET, Session
 from cem_gui import prober as module
 from cem_gui.controls import Controls
-from cem_gui.prober import Job, LinkedRuns, Prober
+from cem_gui.prober import Job, LinkedRuns, Prober, Tabling
 
 Answers = Callable[[Callable[[], bool]], Iterator[Any]]
 
@@ -375,3 +377,91 @@ def test_they_share_the_memory_that_a_run_may_take(
     prober.begin(job)
     wait(lambda: job in witness.ends)
     assert [session.in_memory for session in witness.runs(job).sessions] == [3 * step, 3 * step]
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tabled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Job]:
+    """A table that is answered by a generator; it is given `go_on`."""
+    from cem_core.evaluation import tables
+
+    def job(answers: Answers, address: str = "") -> Job:
+        monkeypatch.setattr(tables, "table", lambda _request, _folder, go_on, _where: answers(go_on))
+        row = Row(name="TA", subject=Subject("net"), sampler=SAMPLERS["TA"])
+        request = Table(rows=(row,), reference=Data("/data"), extractor=Subject("judge"))
+        return Job(Tabling(request, tmp_path, Where(address)))
+
+    return job
+
+
+def test_a_table_is_advanced_in_turn_with_others(prober: Prober, witness: Witness, wait: Wait, tabled, asked) -> None:
+    order: list[str] = []
+    both_there = threading.Event()
+
+    def told(name: str, count: int) -> Answers:
+        def answers(_go_on: Callable[[], bool]) -> Iterator[str]:
+            both_there.wait()
+            for _ in range(count):
+                order.append(name)
+                yield name
+
+        return answers
+
+    table, other = tabled(told("table", 6)), asked(told("other", 3))
+    prober.begin(table)
+    prober.begin(other)
+    both_there.set()
+    wait(lambda: len(witness.ends) == 2)
+    assert all({"table", "other"} == set(order[i : i + 2]) for i in (0, 2, 4))
+    assert witness.answers[table] == ["table"] * 6
+
+
+def test_a_table_on_a_cluster_keeps_nobody_waiting(prober: Prober, witness: Witness, wait: Wait, tabled, asked) -> None:
+    """Its answers are waited for elsewhere, and told as they come."""
+    more = threading.Event()
+
+    def answers(_go_on: Callable[[], bool]) -> Iterator[int]:
+        yield 1
+        assert more.wait(60)
+        yield 2
+        raise Refused("The cluster has gone: try again.")
+
+    table, other = tabled(answers, "head:6379"), asked(lambda _go_on: iter(range(20)))
+    prober.begin(table)
+    wait(lambda: witness.answers.get(table) == [1])
+    prober.begin(other)
+    wait(lambda: other in witness.ends)
+    assert table not in witness.ends
+    more.set()
+    wait(lambda: table in witness.ends)
+    assert witness.answers[table] == [1, 2]
+    assert witness.ends[table] == ["The cluster has gone: try again."]
+
+
+def test_a_table_on_a_cluster_is_cancelled_and_the_thread_ends_with_it(qapp, home: Path, wait: Wait, tabled) -> None:
+    prober = Prober()
+    witness = Witness(prober)
+    prober.start()
+    ended: list[str] = []
+
+    def answers(go_on: Callable[[], bool]) -> Iterator[int]:
+        yield 1
+        try:
+            while go_on():
+                threading.Event().wait(0.01)
+            raise measuring.Cancelled
+        finally:
+            ended.append("ended")
+
+    cancelled, left = tabled(answers, "local"), tabled(answers, "local")
+    prober.begin(cancelled)
+    prober.begin(left)
+    wait(lambda: witness.answers == {cancelled: [1], left: [1]})
+    cancelled.cancel()
+    wait(lambda: witness.ends == {cancelled: [""]})
+    assert ended == ["ended"]
+    prober.finish()
+    assert ended == ["ended", "ended"]
+    discard(prober)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from PySide6.QtCore import QMimeData, QPoint, QPointF, QRect, Qt
-from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent
+from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QImage
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QMenu, QWidget
 from scenarios_session import session as scenario
@@ -21,7 +21,7 @@ from cem_core.session import Session
 from cem_gui import theme
 from cem_gui.panels.similarity import HINT, SimilarityPanel, told
 from cem_gui.widgets.image_grid import to_image
-from cem_gui.widgets.nearest import Near
+from cem_gui.widgets.nearest import Near, Nearest
 
 SIZE = 8
 LONG_NAME = "a-model-with-a-name-of-sixty-characters-that-must-not-break-it"
@@ -55,6 +55,24 @@ def panel(qtbot) -> Iterator[SimilarityPanel]:
     yield panel
     panel.close()
     discard(panel)
+
+
+@pytest.mark.parametrize("width", [160, 162, 171])
+def test_a_name_that_is_too_long_is_elided_and_not_cut(qtbot, width: int) -> None:
+    nearest = Nearest("Images")
+    qtbot.addWidget(nearest)
+    nearest.resize(width, nearest.sizeHint().height())
+    blank = QImage(8, 8, QImage.Format.Format_RGB32)
+    blank.fill(Qt.GlobalColor.red)
+    nearest.show_items([Near(blank, "airplane-1" * 9, "0.50")] * 3)
+    shown = nearest.grab().toImage()
+    below = range(44 + 3, shown.height())
+    ground = shown.pixelColor(0, shown.height() - 1)
+    edges = {shown.pixelColor(x, y).name() for x in (0, shown.width() - 1) for y in below}
+    assert edges == {ground.name()}
+    ink = [shown.pixelColor(x, y) != ground for x in range(44) for y in below]
+    assert any(ink), "it is there"
+    assert nearest.toolTip().startswith("airplane-1")
 
 
 def place(panel: SimilarityPanel, widget: QWidget) -> QRect:

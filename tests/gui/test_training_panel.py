@@ -110,6 +110,10 @@ def test_what_was_not_measured_is_told_as_such(panel: TrainingPanel, tmp_path: P
     assert "nothing was held out" in panel.plots.accuracy.legend.text()
     assert "nothing was held out" in panel.plots.gap.legend.text()
     assert not panel.open_button.isEnabled(), "nor is there a checkpoint"
+    folders.add(folder, folders.began(classes=()))
+    show(panel, read(folder))
+    assert "the images have no classes" in panel.plots.accuracy.legend.text()
+    assert "the images have no classes" in panel.plots.gap.legend.text()
 
 
 def test_no_epoch_yet(panel: TrainingPanel, tmp_path: Path) -> None:
