@@ -397,7 +397,7 @@ class EvaluateStage(Stage):
                 self._said = tables.so_far(report, course)
             working = course if self.busy else None
             share = working.share if working is not None else None
-            at = working.at[0] if working is not None else 0
+            at = working.at[0] if working is not None else None
             lines = tables.lines(report, working)
             self.panel.show_table(tables.heads(report), lines, tables.of_table(report), at)
             self.panel.show_about(list(tables.about(report, self._folder)))

@@ -52,8 +52,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def reading(checkpoint: Checkpoint) -> str:
-    """For `Key.reading`."""
-    known = [(fact.what, fact.value) for fact in checkpoint.facts]
+    """For `Key.reading`. What was measured of it is no part of it."""
+    known = [(fact.what, fact.value) for fact in checkpoint.facts if fact.what != "accuracy"]
     return _digest(msgspec.json.encode((known, checkpoint.classes, checkpoint.channels, checkpoint.size)))
 
 

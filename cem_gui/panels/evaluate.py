@@ -134,7 +134,6 @@ class EvaluatePanel(QWidget):
         self.table.header().setSectionsMovable(False)
         self.table.header().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.table.currentItemChanged.connect(self._choose_row)
-        self.table.itemPressed.connect(self._pick)
         self.said = Elided()
         self.said.setObjectName("muted")
 
@@ -320,7 +319,7 @@ class EvaluatePanel(QWidget):
         with QSignalBlocker(self.table):
             self.table.clear()
 
-    def show_table(self, numbers: Sequence[Number], lines: Sequence[Line], said: str, at: int = 0) -> None:
+    def show_table(self, numbers: Sequence[Number], lines: Sequence[Line], said: str, at: int | None = None) -> None:
         """All that is known. The row in sight is the one that is worked on, `at`, until somebody chooses another."""
         heads = ["Row", *(f"{number.name}\n{number.of}" for number in numbers), ""]
         head = self.table.headerItem()
@@ -338,10 +337,12 @@ class EvaluatePanel(QWidget):
         self.said.setText(said)
         self.said.setToolTip(said)
         self._pages.setCurrentIndex(1)
-        if lines and not self._picked and self.row != at:
-            item = self.table.topLevelItem(at)
+        wanted = max(0, self.row) if at is None or self._picked else at
+        if lines and self.row != wanted:
+            picked, item = self._picked, self.table.topLevelItem(wanted)
             assert item is not None
             self.table.setCurrentItem(item)
+            self._picked = picked
 
     def _show_heads(self, heads: Sequence[str], numbers: Sequence[Number]) -> None:
         self.table.setColumnCount(len(heads))
@@ -373,10 +374,6 @@ class EvaluatePanel(QWidget):
             font.setBold(is_best)
             item.setFont(column, font)
 
-    @Slot()
-    def _pick(self) -> None:
-        self._picked = True
-
     @property
     def row(self) -> int:
         """The one that is chosen; −1: there is none."""
@@ -397,6 +394,7 @@ class EvaluatePanel(QWidget):
 
     @Slot()
     def _choose_row(self) -> None:
+        self._picked = True
         if self.row >= 0:
             self.row_chosen.emit(self.row, self.seed)
 

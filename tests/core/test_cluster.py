@@ -331,7 +331,8 @@ def test_the_command_does_the_same(workers: Where, request_: Accuracy, tmp_path:
 # Whole programs ---------------------------------------------------------------------------------------------------
 
 WAITING = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is run in the background may be kept from it
 from contextlib import closing
 from cem_core.cluster import Where, spread
 from cem_core.cli import main

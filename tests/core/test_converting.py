@@ -88,9 +88,9 @@ def test_a_bundled_model_converted_is_the_same_model(tmp_path: Path) -> None:
     path = bundle.models()[bundle.DEFAULT_MODEL]
     report = checkpoints.convert(bundle.DEFAULT_MODEL, tmp_path / "made.safetensors")
     assert torch.equal(given(str(tmp_path / "made.safetensors")), given(bundle.DEFAULT_MODEL))
-    training = report.fact("training")
-    assert training is not None
-    assert training.value == metadata(path)["training"]
+    against = report.fact("trained against")
+    assert against is not None
+    assert against.value == metadata(path)["trained_against"]
     assert report.classes == checkpoints.inspect(bundle.DEFAULT_MODEL).classes
 
 

@@ -20,13 +20,13 @@ WITHOUT_TORCH = ("messages", "presets", "chains", "images", "datasets", "session
                  "probes.lights", "probes.report", "probes.energy_report",
                  "training.recipe", "training.history",
                  "evaluation.requests", "evaluation.results", "evaluation.statistics", "evaluation.shards",
-                 "evaluation.features", "evaluation.looking")  # fmt: skip
+                 "evaluation.features", "evaluation.looking", "evaluation.report", "evaluation.rows")  # fmt: skip
 HEAVY = ("torch", "cem_core.runner", "cem_core.samplers", "cem_core.checkpoints", "cem_core.models",
          "cem_core.energies", "cem_core.linked",
          *(f"cem_core.probes.{name}" for name in
            ("attacks", "accuracy", "smallest", "subjects", "histograms", "landscape", "lens")),
          "cem_core.evaluation.extractors", "cem_core.evaluation.metrics",
-         "cem_core.evaluation.sampling")  # fmt: skip
+         "cem_core.evaluation.sampling", "cem_core.evaluation.evaluating", "cem_core.evaluation.tables")  # fmt: skip
 """What brings torch along."""
 THREADS = ("files.py", "worker.py", "prober.py")
 """The threads beside the window's: only they import what is heavy, inside functions, after the window is shown."""

@@ -434,7 +434,7 @@ def test_datasets_of_torchvision_are_trained_on_by_the_split_that_is_named(
     random = np.random.default_rng(0)
     labels = np.arange(40) % 2
     pixels = np.clip(random.normal(80 + 90 * labels[:, None, None, None], 30, (40, 16, 16, 1)), 0, 255).astype(np.uint8)
-    monkeypatch.setattr(loop, "open_labelled", lambda _: Arrays("MNIST", ("0", "1"), pixels, labels))
+    monkeypatch.setattr(loop, "open_labelled", lambda *_, **__: Arrays("MNIST", ("0", "1"), pixels, labels))
     asked = recipe.read(written(folder))
     with pytest.raises(Refused, match="say split"):
         trained(asked, folder / "out")
@@ -443,7 +443,7 @@ def test_datasets_of_torchvision_are_trained_on_by_the_split_that_is_named(
     assert isinstance(said[0], Began)
     assert (said[0].images, said[0].held, said[0].classes) == (24, 16, ("0", "1"))
     gone = Arrays("MNIST", ("0", "1", "2"), pixels, labels)
-    monkeypatch.setattr(loop, "open_labelled", lambda _: gone)
+    monkeypatch.setattr(loop, "open_labelled", lambda *_, **__: gone)
     with pytest.raises(Refused, match="There is no image of 2"):
         trained(named, folder / "out2")
 

@@ -130,8 +130,13 @@ def test_samples_are_those_on_the_disk_and_neighbours_are_the_nearest(
 ) -> None:
     begin(stage)
     report = finished(stage, wait)
-    stage.panel.table.setCurrentItem(stage.panel.table.topLevelItem(1))
-    wait(lambda: stage._seen == (stage._folder, 1, 0) and stage._shown is not None)
+    assert stage.panel.row == 1, "the one that was worked on last"
+    stage.panel.table.setFocus()
+    press(Qt.Key.Key_Up)
+    wait(lambda: stage._seen == (stage._folder, 0, 0) and stage.panel.grid.isVisible())
+    assert stage.panel.whose.text() == "TA, noise"
+    press(Qt.Key.Key_Down)
+    wait(lambda: stage._seen == (stage._folder, 1, 0) and stage.panel.grid.isVisible() and stage._looking is None)
     assert stage.panel.whose.text() == "RCS, noise"
     samples = open_samples(stage._folder / cell(report.request.rows[1], 0) / SAMPLES)
     pixels = np.concatenate([samples.read(i).pixels for i in range(len(samples))])

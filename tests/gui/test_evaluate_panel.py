@@ -264,6 +264,12 @@ def test_the_row_that_is_worked_on_is_in_sight_until_another_is_chosen(panel: Ev
     panel.begin_table()
     panel.show_table(NUMBERS, lines, "", 1)
     assert panel.row == 1, "in another table nobody has chosen yet"
+    panel.show_table(NUMBERS, lines, "")
+    assert panel.row == 1, "it has come to its end"
+    panel.table.setFocus()
+    press(Qt.Key.Key_Up)
+    panel.show_table(NUMBERS, lines, "", 2)
+    assert panel.row == 0, "the keyboard chooses too"
 
 
 def test_a_single_seed_is_no_choice(panel: EvaluatePanel) -> None:
