@@ -533,7 +533,7 @@ def _told(value: object) -> str:
 def _row(offered: _Offered, *, several: bool) -> Row:
     """several: rows of more than one model, which are told apart by its name."""
     model, sampler, start = offered
-    starts = [] if start == "gaussian" else ["overall start" if start == "overall" else "noise"]
+    starts = [] if start == "gaussian" else [start]
     name = ", ".join([sampler.name, *starts, *([model.checkpoint.name] if several else [])])
     subject = Subject(model.reference, model.choices, model.device)
     return Row(name=name, subject=subject, sampler=sampler, start=start)

@@ -37,7 +37,7 @@ from cem_gui.widgets.table_choice import TableChoice
 
 _SAMPLE: Final = 128
 """Side of the chosen sample, beside its neighbours."""
-_ROWS: Final = 8
+_ROWS: Final = 6
 """Of the table, that are seen at once."""
 _BEST: Final = "★"
 _CLICK: Final = (

@@ -597,7 +597,7 @@ def test_rows_of_several_models_are_told_apart_by_their_names() -> None:
 
     found = _row(_Offered(model(), SAMPLERS["RCS"], "gaussian"), several=False)
     assert found == Row(name="RCS", subject=Subject("/models/net.pt", {"mean": "0"}, "cpu"), sampler=SAMPLERS["RCS"])
-    assert _row(_Offered(model(), SAMPLERS["RCS"], "overall"), several=True).name == "RCS, overall start, net"
+    assert _row(_Offered(model(), SAMPLERS["RCS"], "overall"), several=True).name == "RCS, overall, net"
 
 
 def test_settings_that_are_damaged_are_forgotten(tmp_path: Path) -> None:
