@@ -98,7 +98,7 @@ def test_the_first_thing_a_newcomer_sees(window: MainWindow, wait: Wait) -> None
         change = session[len(session) - 1].pixels[0] - session[0].pixels[0]
         return float(np.abs(np.diff(change, axis=2)).mean() / np.abs(change).mean())
 
-    assert roughness(standard) > 1.5 * roughness(robust)
+    assert roughness(standard) > 1.25 * roughness(robust)
 
 
 def test_later_visits_wait_and_one_key_runs_all(stage: LinkedStage, visited: MainWindow, wait: Wait) -> None:
