@@ -85,18 +85,12 @@ def beginning(command: Callable[..., None]) -> Callable[..., None]:
 
 def referring(command: Callable[..., None]) -> Callable[..., None]:
     """What an encoder compares images with, and how."""
-    reference = click.option(
-        "--reference", "batch", multiple=True, metavar="IMAGE|DIR", type=click.Path(path_type=Path, readable=False),
-        help="Of an encoder: images that it compares with, beside those of the run. Repeatable. Default: the bundled "
-        "samples.",
-    )  # fmt: skip
-    return reference(likening(command))
-
-
-def likening(command: Callable[..., None]) -> Callable[..., None]:
-    """How an encoder compares images."""
     for option in reversed(
         (
+            click.option("--reference", "batch", multiple=True, metavar="IMAGE|DIR",
+                         type=click.Path(path_type=Path, readable=False),
+                         help="Of an encoder: images that it compares with, beside those of the run. Repeatable. "
+                         "Default: the bundled samples."),
             click.option("--cosine/--dot", default=None,
                          help="Of an encoder: compare unit features, or features as they are. Default: cosine."),
             click.option("--temperature", type=float,
